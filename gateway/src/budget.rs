@@ -3,6 +3,7 @@
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::protocol::delta::KEPT_BYTES_MAX;
 use crate::resources::{self, Memory, show};
 
 /// Address space for the code and instances of plugins, and for threads that are not workers.
@@ -57,6 +58,7 @@ impl Budget {
                 "listen.workers x memory.inbox_bytes_max",
                 (config.memory.inbox_bytes_max as u64).saturating_mul(config.listen.workers as u64),
             ),
+            ("listen.workers x payloads for deltas", kept_for_deltas(config)),
             (
                 "redis.questions_bytes_max",
                 config.redis.as_ref().map_or(0, |redis| redis.questions_bytes_max as u64),
@@ -98,6 +100,13 @@ impl Budget {
     }
 }
 
+/// Bytes of payloads that all workers keep, if deltas are made in any namespace.
+fn kept_for_deltas(config: &Config) -> u64 {
+    let mut namespaces = config.namespaces.named.values().chain([&config.namespaces.default]);
+    let any = namespaces.any(|namespace| namespace.delta);
+    if any { (KEPT_BYTES_MAX as u64).saturating_mul(config.listen.workers as u64) } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +134,10 @@ mod tests {
         config.plugins.compile_bytes_max = 64 << 20;
         let budget = Budget::of(&config, 7 << 20);
         assert_eq!(budget.sum(), (100 + 5 + 2 + 7 + 64) << 20);
+        let mut namespace = (*config.namespaces.default).clone();
+        namespace.delta = true;
+        config.namespaces.named.insert("prices".into(), namespace.into());
+        assert_eq!(Budget::of(&config, 7 << 20).sum(), (100 + 5 + 2 + 7 + 64 + 32) << 20);
         config.memory.inbox_bytes_max = usize::MAX;
         assert_eq!(Budget::of(&config, 0).sum(), u64::MAX, "and never less because it is too much to count");
     }

@@ -330,6 +330,8 @@ pub struct Namespace {
     pub join_leave: bool,
     /// Whether subscribers may filter publications by their tags.
     pub tag_filter: bool,
+    /// Whether subscribers may get deltas in place of payloads.
+    pub delta: bool,
     /// Who may subscribe if no plugin decided; never [`Access::Subscribers`].
     pub allow_subscribe: Access,
     /// Who may publish if no plugin decided.

@@ -3,6 +3,7 @@
 
 pub mod class;
 pub mod connection_handle;
+mod deltas;
 pub mod emulation;
 pub mod signal;
 mod survey;
@@ -25,9 +26,10 @@ use crate::protocol::channel::{Channel, Target};
 use crate::protocol::command::Position;
 use crate::protocol::filter::TagFilter;
 use crate::protocol::framing::FrameMaker;
-use crate::protocol::push::{Form, Push, PushKind};
+use crate::protocol::push::{Following, Form, Push, PushKind};
 use class::Classes;
 use connection_handle::ConnectionHandle;
+use deltas::{Bases, DeltaState};
 use signal::Signal;
 
 /// The subscriptions and connections of one worker.
@@ -40,6 +42,8 @@ pub struct Hub {
     /// Filters by channel and connection number. Apart from the subscribers, because most have none: where
     /// nobody filters, a delivery costs nothing more.
     filters: HashMap<Channel, FxHashMap<u64, Arc<TagFilter>>>,
+    /// Apart from the subscribers for the same reason.
+    bases: Bases,
     classes: Classes,
 }
 
@@ -78,6 +82,7 @@ struct Subscriber {
     form: Form,
     position: SubscriberPosition,
     join_leave: bool,
+    delta: DeltaState,
 }
 
 /// The position of a subscriber.
@@ -124,6 +129,8 @@ pub struct Listening {
     pub join_leave: bool,
     /// The publications that it wants; `None` for all.
     pub filter: Option<Arc<TagFilter>>,
+    /// Whether publications may be deltas. The form must be one for that.
+    pub delta: bool,
 }
 
 /// The result of a delivery.
@@ -148,6 +155,7 @@ impl Hub {
             handles: FxHashMap::default(),
             subscriptions: 0,
             filters: HashMap::new(),
+            bases: Bases::default(),
             classes: Classes::default(),
         }
     }
@@ -204,9 +212,14 @@ impl Hub {
             form: listening.form,
             position: SubscriberPosition::of(listening.position),
             join_leave: listening.join_leave,
+            delta: DeltaState::of(listening.delta),
         };
-        if subscribers.insert(handle.number, subscriber).is_none() {
-            self.subscriptions += 1;
+        if listening.delta {
+            self.bases.add(channel);
+        }
+        match subscribers.insert(handle.number, subscriber) {
+            Some(before) => self.bases.release(channel, before.delta),
+            None => self.subscriptions += 1,
         }
         match listening.filter {
             Some(filter) => {
@@ -254,8 +267,9 @@ impl Hub {
     /// Removes a subscription. True if it was the last of this worker in the channel.
     pub fn unsubscribe(&mut self, channel: &Channel, number: u64) -> bool {
         let Some(subscribers) = self.channels.get_mut(channel) else { return false };
-        if subscribers.swap_remove(&number).is_some() {
+        if let Some(removed) = subscribers.swap_remove(&number) {
             self.subscriptions -= 1;
+            self.bases.release(channel, removed.delta);
         }
         let last = subscribers.is_empty();
         if last {
@@ -277,6 +291,12 @@ impl Hub {
     /// The filter of a subscription.
     pub fn filter(&self, channel: &Channel, number: u64) -> Option<Arc<TagFilter>> {
         self.filters.get(channel)?.get(&number).cloned()
+    }
+
+    /// Whether publications of a subscription may be deltas.
+    pub fn makes_deltas(&self, channel: &Channel, number: u64) -> bool {
+        let subscriber = self.channels.get(channel).and_then(|all| all.get(&number));
+        subscriber.is_some_and(|subscriber| subscriber.delta != DeltaState::Off)
     }
 
     /// The channels that a connection is subscribed to. Visits all channels: not for the path of a message.
@@ -307,8 +327,13 @@ impl Hub {
         match &push.kind {
             PushKind::Publication { publication, epoch } => {
                 let (channel, offset, classes) = (&push.channel, publication.offset, &self.classes);
-                let spread = Spread { channel, offset, epoch, classes, maker };
-                match self.filters.get(channel) {
+                let following = self
+                    .bases
+                    .of(channel)
+                    .map(|last| Following::new(push, publication, last.base.as_ref(), maker));
+                let has_deltas = following.is_some();
+                let spread = Spread { channel, offset, epoch, classes, maker, following };
+                let delivered = match self.filters.get(channel) {
                     None => spread.to(subscribers, views, |_| true),
                     Some(filters) => {
                         let tags = publication.tags.as_deref();
@@ -316,7 +341,11 @@ impl Hub {
                             |number: u64| filters.get(&number).is_none_or(|filter| filter.wants(tags));
                         spread.to(subscribers, views, wanted)
                     }
+                };
+                if has_deltas {
+                    self.bases.keep(channel, publication);
                 }
+                delivered
             }
             PushKind::Join(_) | PushKind::Leave(_) => {
                 for subscriber in subscribers.values_mut().filter(|subscriber| subscriber.join_leave) {
@@ -411,6 +440,8 @@ struct Spread<'a> {
     epoch: &'a Arc<str>,
     classes: &'a Classes,
     maker: &'a FrameMaker,
+    /// `None` if nobody applies deltas.
+    following: Option<Following<'a>>,
 }
 
 impl Spread<'_> {
@@ -424,7 +455,7 @@ impl Spread<'_> {
     ) -> Delivered {
         let mut delivered = Delivered::default();
         for subscriber in subscribers.values_mut() {
-            let Subscriber { handle, form, position, .. } = subscriber;
+            let Subscriber { handle, form, position, delta, .. } = subscriber;
             let next = position.next(self.offset, self.epoch);
             let view = match next {
                 Next::Deliver | Next::Hold if wanted(handle.number) => {
@@ -436,11 +467,19 @@ impl Spread<'_> {
                 }
                 Next::Known | Next::Gap => None,
             };
-            let frame = view.map(|view| view.frame(*form, self.maker));
+            let frame = view.map(|view| match &self.following {
+                Some(following) if *delta == DeltaState::InStep && following.is_of(view) => {
+                    following.frame(*form)
+                }
+                _ => view.frame(*form, self.maker),
+            });
+            let mut is_sent = false;
             match next {
                 Next::Deliver => {
                     if let Some(frame) = frame {
-                        delivered.count(handle.push(frame));
+                        let pushed = handle.push(frame);
+                        delivered.count(pushed);
+                        is_sent = pushed == Pushed::Sent;
                     }
                 }
                 Next::Hold => {
@@ -452,6 +491,9 @@ impl Spread<'_> {
                     delivered.gaps += 1;
                     handle.signal(Signal::Gap(self.channel.clone()));
                 }
+            }
+            if let Some(following) = &self.following {
+                delta.pass(is_sent && view.is_some_and(|view| following.is_of(view)));
             }
         }
         delivered

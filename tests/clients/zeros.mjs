@@ -1,7 +1,7 @@
-// What is nothing is told as zero: the library hands its user numbers and lists, never `undefined`. And what is not there to
-// be had is refused, not given in another form.
+// What is nothing is told as zero: the library hands its user numbers and lists, never `undefined`. And what a channel does
+// not have is left out of its subscriptions.
 import assert from "node:assert/strict";
-import { connected, data, done, event, subscribed, token } from "./support.mjs";
+import { connected, data, done, subscribed, token, value } from "./support.mjs";
 
 const ann = await connected({ token: token("ann") });
 assert.deepEqual(await ann.presenceStats("chat:empty"), { numClients: 0, numUsers: 0 });
@@ -23,12 +23,12 @@ await his.publish(data("hi"));
 assert.equal((await theirs.heard.publication()).info.user, "");
 done("anonymous");
 
-const delta = ann.newSubscription("chat:1", { delta: "fossil" });
-const { code, reason } = await event(delta, "unsubscribed", () => delta.subscribe());
-assert.deepEqual({ code, reason }, { code: 107, reason: "`delta` of `subscribe` is not offered here" });
-ann.removeSubscription(delta);
-await subscribed(ann, "chat:1", { positioned: true, recoverable: true });
-done("refused");
+// The namespace has neither deltas nor recovery.
+const offering = await subscribed(ann, "chat:1", { delta: "fossil", positioned: true, recoverable: true });
+assert.deepEqual([offering.context.positioned, offering.context.recoverable], [false, false]);
+await offering.publish(data({ text: "a text without deltas, which is long enough for one" }));
+assert.deepEqual(value((await offering.heard.publication()).data), { text: "a text without deltas, which is long enough for one" });
+done("without");
 
 ann.disconnect();
 nobody.disconnect();

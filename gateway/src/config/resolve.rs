@@ -339,6 +339,7 @@ fn namespace(section: Section<'_, '_>) -> Namespace {
         presence: section.flag("presence"),
         join_leave: section.flag("join_leave"),
         tag_filter: section.flag("tag_filter"),
+        delta: section.flag("delta"),
         allow_subscribe: access(&section, "allow_subscribe"),
         allow_publish: access(&section, "allow_publish"),
         allow_history: access(&section, "allow_history"),

@@ -131,6 +131,7 @@ fn every_key_reaches_its_own_field() {
         presence = true
         join_leave = true
         tag_filter = true
+        delta = true
         allow_subscribe = "users"
         allow_publish = "subscribers"
         allow_history = "anyone"
@@ -258,6 +259,7 @@ fn every_key_reaches_its_own_field() {
                     presence: true,
                     join_leave: true,
                     tag_filter: true,
+                    delta: true,
                     allow_subscribe: Access::Users,
                     allow_publish: Access::Subscribers,
                     allow_history: Access::Anyone,

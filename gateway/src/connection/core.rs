@@ -47,6 +47,8 @@ pub struct Core {
     expiring: Expiring,
     /// Positions of a reconnecting client in the channels that the server subscribes it to.
     positions: Vec<(Channel, Position)>,
+    /// Those of these channels in which the client applies deltas, in order.
+    deltas: Vec<Channel>,
     heartbeat: Heartbeat,
     control_frames: ControlFrames,
     /// Deadline for admission.
@@ -114,6 +116,7 @@ impl Core {
             subscriptions: IndexMap::new(),
             expiring: Expiring::default(),
             positions: Vec::new(),
+            deltas: Vec::new(),
             heartbeat,
             control_frames: ControlFrames::default(),
             stale,

@@ -48,6 +48,8 @@ pub enum Effect {
         join_leave: Option<bool>,
         /// The publications that the client wants; `None` for all.
         filter: Option<Arc<TagFilter>>,
+        /// Whether publications may be deltas.
+        delta: bool,
     },
     /// Remove a subscription.
     Unsubscribe(Channel),
@@ -119,6 +121,8 @@ pub enum Details {
         reject_unrecovered: bool,
         /// The publications that it wants; `None` for all.
         filter: Option<Arc<TagFilter>>,
+        /// Whether publications may be deltas.
+        delta: bool,
     },
     /// Of a history.
     History(HistoryQuery),

@@ -293,8 +293,8 @@ impl Session {
                 None
             }
             Effect::Ask(ask) => Some(self.ask(now, ask)),
-            Effect::Subscribe { channel, by, recover, join_leave, filter } => {
-                let made = self.subscribe(now, &channel, recover.as_ref(), join_leave, filter);
+            Effect::Subscribe { channel, by, recover, join_leave, filter, delta } => {
+                let made = self.subscribe(now, &channel, recover.as_ref(), join_leave, filter, delta);
                 let about = || Pending::Subscribe { channel: channel.clone(), by, recover };
                 let result = self.ready_or_pending(made, about)?;
                 self.say_refused(&channel, by, &result);

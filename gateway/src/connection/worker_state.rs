@@ -73,7 +73,7 @@ const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
 /// class.
 const VIEWS_WEIGHT: usize = 64;
 
-/// Bytes that are compressed in the time to queue a frame, more or less.
+/// Bytes that are compressed, or from which a delta is made, in the time to queue a frame, more or less.
 const COMPRESSED_BYTES_PER_FRAME: u64 = 64;
 
 /// Weight of an order or a response for connections, which then do the work.
@@ -471,13 +471,17 @@ impl WorkerState {
         hub.deliver(push, &self.frames)
     }
 
-    /// Counts what was compressed since it was last called. Returns the bytes before.
+    /// Counts what was compressed or became a delta since it was last called. Returns the bytes before.
     pub(super) fn count_compressed(&self) -> u64 {
         let compressed = self.frames.take_compressed();
         if compressed != Compressed::default() {
             self.metrics().compressed(&compressed);
         }
-        compressed.bytes_before
+        let deltas = self.frames.take_deltas();
+        if deltas != Compressed::default() {
+            self.metrics().deltas(&deltas);
+        }
+        compressed.bytes_before + deltas.bytes_before
     }
 
     /// Channels with a subscriber that must miss nothing.

@@ -1,5 +1,7 @@
 //! Subscriptions, stream positions and delivery of one worker.
 
+mod deltas;
+
 use super::*;
 use crate::backplane::Why;
 use crate::hub::connection_handle::Unflushed;
@@ -96,7 +98,7 @@ impl Room {
         self.hub.subscribe(
             &channel(name),
             handle,
-            Listening { form, position, join_leave: false, filter: None },
+            Listening { form, position, join_leave: false, filter: None, delta: false },
         )
     }
 }
@@ -203,7 +205,7 @@ fn only_those_who_asked_hear_who_comes() {
     room.hub.subscribe(
         &channel("news"),
         &a,
-        Listening { form, position: None, join_leave: true, filter: None },
+        Listening { form, position: None, join_leave: true, filter: None, delta: false },
     );
     room.subscribe("news", &b, None);
     let member = Member { client: "c".into(), user: "u".into(), info: "".into() };
@@ -234,7 +236,7 @@ fn a_user_is_reached_on_every_connection() {
         room.hub.subscribe(
             &channel("#42"),
             handle,
-            Listening { form, position: None, join_leave: false, filter: None },
+            Listening { form, position: None, join_leave: false, filter: None, delta: false },
         );
     }
     assert_eq!(room.deliver(&publication("#42", 0, "")).sent, 2);
@@ -290,7 +292,8 @@ fn a_filter_lets_through_what_it_wants_and_the_rest_is_no_gap() {
     let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
     let [filtering, everything] = [1, 2].map(|number| room.handle(number, 1000));
     for (handle, filter) in [(&filtering, of_kind("a")), (&everything, None)] {
-        let listening = Listening { form, position: Some(at(4, "e")), join_leave: false, filter };
+        let listening =
+            Listening { form, position: Some(at(4, "e")), join_leave: false, filter, delta: false };
         room.hub.subscribe(&channel("news"), handle, listening);
     }
     let mut deliver = |push: Push| {
@@ -309,7 +312,11 @@ fn a_filter_is_that_of_the_last_subscription_and_goes_with_it() {
     let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
     let (a, news) = (room.handle(1, 1000), channel("news"));
     let mut subscribe = |filter| {
-        room.hub.subscribe(&news, &a, Listening { form, position: None, join_leave: false, filter });
+        room.hub.subscribe(
+            &news,
+            &a,
+            Listening { form, position: None, join_leave: false, filter, delta: false },
+        );
         room.deliver(&tagged("news", 0, "a")).sent
     };
     assert_eq!(subscribe(of_kind("b")), 0);
@@ -327,7 +334,7 @@ fn what_a_filter_rejects_while_a_subscription_is_made_counts_as_received() {
     let mut room = Room::new();
     let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
     let (a, news) = (room.handle(1, 1000), channel("news"));
-    let listening = Listening { form, position: None, join_leave: false, filter: of_kind("a") };
+    let listening = Listening { form, position: None, join_leave: false, filter: of_kind("a"), delta: false };
     room.hub.subscribe(&news, &a, listening);
     room.hub.hold(&news, 1);
     for (offset, kind) in [(5, "b"), (6, "a"), (7, "b")] {

@@ -106,32 +106,44 @@ pub fn encode_close(format: WireFormat, close: &Close) -> Bytes {
     })
 }
 
-/// Appends a push. `None` if the encoding cannot express it. Called once per form by [`Push::frame`].
-pub(super) fn encode_push(push: &Push, form: Form, out: &mut Vec<u8>) -> Option<MessageType> {
+/// Appends a push, with a delta in place of the payload of a publication if there is one. `None` if the
+/// encoding cannot express it. Called once per form by [`Push::frame`] and
+/// [`Following::frame`](super::push::Following::frame).
+pub(super) fn encode_push(
+    push: &Push,
+    form: Form,
+    delta: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) -> Option<MessageType> {
+    let data = match (form.envelope, delta) {
+        (_, Some(delta)) => json::Data::Delta(delta),
+        (Envelope::ChannelText, None) => json::Data::Text,
+        (Envelope::Channel | Envelope::Direct, None) => json::Data::Value,
+    };
     match (form.format.encoding, form.envelope, &push.kind) {
         (Encoding::Raw, _, PushKind::Publication { publication, .. }) => {
             Some(raw_message(&publication.data, out))
         }
         (Encoding::Raw, _, PushKind::Join(_) | PushKind::Leave(_))
         | (_, Envelope::Direct, PushKind::Join(_) | PushKind::Leave(_)) => None,
-        (Encoding::Json, Envelope::Channel, _) => {
-            json::encode_push(push, out);
+        (Encoding::Json, Envelope::Channel | Envelope::ChannelText, _) => {
+            json::encode_push(push, data, out);
             Some(MessageType::Text)
         }
         (Encoding::Json, Envelope::Direct, PushKind::Publication { publication, .. }) => {
             json::encode_message(publication, out);
             Some(MessageType::Text)
         }
-        (Encoding::Protobuf, Envelope::Channel, _) => {
-            protobuf::encode_push(push, out);
+        (Encoding::Protobuf, Envelope::Channel | Envelope::ChannelText, _) => {
+            protobuf::encode_push(push, delta, out);
             Some(MessageType::Binary)
         }
         (Encoding::Protobuf, Envelope::Direct, PushKind::Publication { publication, .. }) => {
             protobuf::encode_message(publication, out);
             Some(MessageType::Binary)
         }
-        (Encoding::Unidirectional, Envelope::Channel, _) => {
-            json::encode_push_event(push, out);
+        (Encoding::Unidirectional, Envelope::Channel | Envelope::ChannelText, _) => {
+            json::encode_push_event(push, data, out);
             Some(MessageType::Text)
         }
         (Encoding::Unidirectional, Envelope::Direct, PushKind::Publication { publication, .. }) => {

@@ -109,6 +109,8 @@ pub struct Connect {
     pub data: Bytes,
     /// The client's positions in channels that the server subscribed it to before.
     pub positions: Vec<(Channel, Position)>,
+    /// Channels in which the client applies deltas if the server subscribes it to them, in order.
+    pub deltas: Vec<Channel>,
 }
 
 /// The subscribe request.
@@ -128,6 +130,8 @@ pub struct Subscribe {
     pub data: Bytes,
     /// The publications it wants; `None` for all.
     pub filter: Option<Arc<TagFilter>>,
+    /// Whether it applies deltas.
+    pub delta: bool,
 }
 
 /// A position in a channel's stream.

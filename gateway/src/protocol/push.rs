@@ -1,5 +1,8 @@
 //! [`Push`]: a message to many clients. Each form of it is encoded and framed once, and shared.
 
+mod following;
+
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -7,9 +10,12 @@ use bytes::Bytes;
 
 use super::channel::Channel;
 use super::framing::FrameMaker;
+use super::framing::MessageType;
 use super::tags::{Tags, tags_bytes};
 use super::{Encoding, WireFormat, codec, json};
 use crate::charge::Charge;
+
+pub use following::{Base, Following};
 
 /// Most bytes of a [`Member`]: its user, and the JSON of a plugin.
 pub const MEMBER_BYTES_MAX: usize = 32 * 1024;
@@ -55,6 +61,24 @@ impl Publication {
         let info = self.info.as_ref().map_or(0, |info| info.bytes());
         AROUND + payload_bytes(&self.data, self.json) + info + tags_bytes(self.tags.as_deref())
     }
+
+    /// The same, for a client that applies deltas in this encoding.
+    pub fn bytes_as_base(&self, encoding: Encoding) -> usize {
+        if !encoding.is_json() {
+            return self.bytes();
+        }
+        let text = json::string_bytes(&json_text(&self.data, self.json));
+        self.bytes() - payload_bytes(&self.data, self.json) + text
+    }
+}
+
+/// A payload as the JSON that JSON clients read.
+pub fn json_text(data: &[u8], is_json: bool) -> Cow<'_, str> {
+    let text = json::string_of(data);
+    if is_json {
+        return text;
+    }
+    serde_json::to_string(&text).expect("a text can always be written as JSON").into()
 }
 
 /// Bytes of a payload everywhere: unchanged, or as the string that clients receive if it is not JSON.
@@ -113,6 +137,8 @@ pub struct Form {
 pub enum Envelope {
     /// An event of a channel that the client is subscribed to.
     Channel,
+    /// The same, for a JSON client that applies deltas: payloads are strings of their JSON.
+    ChannelText,
     /// A message to the client itself: publications to a user or a connection.
     Direct,
 }
@@ -123,6 +149,12 @@ impl Form {
         Self { format, envelope: Envelope::Channel }
     }
 
+    /// For subscribers of a channel that apply deltas.
+    pub fn channel_with_deltas(format: WireFormat) -> Self {
+        let is_json = format.encoding.is_json();
+        Self { format, envelope: if is_json { Envelope::ChannelText } else { Envelope::Channel } }
+    }
+
     /// For the client itself.
     pub fn direct(format: WireFormat) -> Self {
         Self { format, envelope: Envelope::Direct }
@@ -130,7 +162,7 @@ impl Form {
 
     /// Whether a push may be compressed; see [`Reply::may_be_compressed`](super::reply::Reply).
     fn may_be_compressed(self) -> bool {
-        self.envelope == Envelope::Channel || self.format.encoding == Encoding::Raw
+        self.envelope != Envelope::Direct || self.format.encoding == Encoding::Raw
     }
 }
 
@@ -196,22 +228,29 @@ impl Push {
     /// all others share it. Empty if the encoding cannot express the event (a join in raw mode).
     pub fn frame(&self, form: Form, maker: &FrameMaker) -> &Bytes {
         self.frames.get(form, || {
-            let mut out = Vec::with_capacity(AROUND_BYTES + self.payload_bytes());
-            let encode = |out: &mut Vec<u8>| codec::encode_push(self, form, out);
-            let framing = form.format.framing;
-            let range = match form.may_be_compressed() {
-                true => maker.write(framing, &mut out, encode),
-                false => framing.write(&mut out, encode),
-            };
-            match range {
-                None => Bytes::new(),
-                // The buffer would stay as large as it was before the message was compressed.
-                Some(range) if 2 * range.len() + AROUND_BYTES < out.capacity() => {
-                    Bytes::copy_from_slice(&out[range])
-                }
-                Some(range) => Bytes::from(out).slice(range),
-            }
+            make_frame(form, maker, self.payload_bytes(), |out| codec::encode_push(self, form, None, out))
         })
+    }
+}
+
+/// Makes a frame around a payload of about this many bytes.
+fn make_frame(
+    form: Form,
+    maker: &FrameMaker,
+    payload_bytes: usize,
+    encode: impl FnOnce(&mut Vec<u8>) -> Option<MessageType>,
+) -> Bytes {
+    let mut out = Vec::with_capacity(AROUND_BYTES + payload_bytes);
+    let framing = form.format.framing;
+    let range = match form.may_be_compressed() {
+        true => maker.write(framing, &mut out, encode),
+        false => framing.write(&mut out, encode),
+    };
+    match range {
+        None => Bytes::new(),
+        // The buffer would stay as large as it was before the message was compressed.
+        Some(range) if 2 * range.len() + AROUND_BYTES < out.capacity() => Bytes::copy_from_slice(&out[range]),
+        Some(range) => Bytes::from(out).slice(range),
     }
 }
 

@@ -217,4 +217,6 @@ pub struct Subscribed {
     pub recovered: Option<bool>,
     /// JSON from a plugin; empty for none.
     pub data: Bytes,
+    /// Whether publications may be deltas, and their payloads are written for that.
+    pub delta: bool,
 }

@@ -161,6 +161,7 @@ impl Node {
                     for its subscribers; once for each worker";
         writer.times("delivery_lag", help, &lag)?;
         self.compression(writer)?;
+        self.deltas(writer)?;
         let commands = |kind: Kind| self.metrics.sum(|worker| &worker.commands[kind as usize - 1]);
         let commands = Kind::ALL.map(|kind| ([("kind", kind_label(kind))], commands(kind)));
         writer.family("commands", "Commands passed to the plugins, by kind", commands)?;
@@ -211,6 +212,20 @@ impl Node {
             Some(&Unit::Bytes),
             sum(|worker| &worker.decompressed[2]),
         )
+    }
+
+    fn deltas(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
+        let sum = |counter: fn(&WorkerMetrics) -> &_| self.metrics.sum(counter);
+        writer.counter(
+            "deltas",
+            "Payloads of which a delta was made, once for all subscribers of a worker",
+            None,
+            sum(|worker| &worker.deltas[0]),
+        )?;
+        let help = "Bytes of these payloads";
+        writer.counter("delta_input", help, Some(&Unit::Bytes), sum(|worker| &worker.deltas[1]))?;
+        let help = "Bytes of the deltas; a payload whose delta would not be smaller is sent as it is";
+        writer.counter("delta_output", help, Some(&Unit::Bytes), sum(|worker| &worker.deltas[2]))
     }
 
     fn trouble(&self, writer: &mut Writer<'_, '_>) -> fmt::Result {
@@ -642,7 +657,7 @@ mod tests {
             .chain([&worker.outbound_evictions])
             .chain([&worker.inbox_overflows, &worker.position_gaps, &worker.accept_errors])
             .chain([&worker.effects_refused, &worker.compression_agreed, &worker.http2_connections])
-            .chain(worker.compressed.iter().chain(&worker.decompressed))
+            .chain(worker.compressed.iter().chain(&worker.decompressed).chain(&worker.deltas))
             .chain(
                 worker.closed.iter().chain(&worker.refused).chain(&worker.commands).chain(&worker.decisions),
             )

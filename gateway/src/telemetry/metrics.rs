@@ -384,6 +384,7 @@ pub struct WorkerMetrics {
     pub compression_agreed: Counter,
     pub(super) compressed: [Counter; 3],
     pub(super) decompressed: [Counter; 3],
+    pub(super) deltas: [Counter; 3],
     pub(super) closed: [Counter; CloseCause::ALL.len()],
     pub(super) control_frames: [Counter; ControlFrame::ALL.len()],
     pub(super) emulated: [Counter; Emulated::ALL.len()],
@@ -402,6 +403,12 @@ pub struct WorkerMetrics {
     pub(super) accept_errors: Counter,
     /// Whether the worker is responsive, and its delay.
     pub beat: Beat,
+}
+
+fn add([messages, bytes_before, bytes_after]: &[Counter; 3], compressed: &Compressed) {
+    messages.add(compressed.messages);
+    bytes_before.add(compressed.bytes_before);
+    bytes_after.add(compressed.bytes_after);
 }
 
 impl WorkerMetrics {
@@ -437,10 +444,12 @@ impl WorkerMetrics {
 
     /// Counts messages that were compressed for clients.
     pub fn compressed(&self, compressed: &Compressed) {
-        let [messages, bytes_before, bytes_after] = &self.compressed;
-        messages.add(compressed.messages);
-        bytes_before.add(compressed.bytes_before);
-        bytes_after.add(compressed.bytes_after);
+        add(&self.compressed, compressed);
+    }
+
+    /// Counts payloads of which deltas were made.
+    pub fn deltas(&self, deltas: &Compressed) {
+        add(&self.deltas, deltas);
     }
 
     /// Counts a message of a client that was decompressed.

@@ -94,6 +94,7 @@ impl Core {
             return;
         };
         self.positions = Vec::new();
+        self.deltas = Vec::new();
         effects.push_back(Effect::Reply(Reply::Connected {
             id: admitting.id,
             result: Connected {

@@ -14,13 +14,17 @@ use crate::protocol::command::{Command, Connect, NamedChannel, Request, Subscrib
 const NO_FILTERS: &str =
     "`tf` is not permitted in this channel: its namespace does not have `tag_filter = true`";
 
+const FILTERED_DELTAS: &str =
+    "`delta` and `tf` exclude each other in one subscription: leave one of them out";
+
 impl Core {
     pub(super) fn on_command(&mut self, Command { id, request }: Command, effects: &mut Effects) {
         match (&self.state, request) {
             (State::Refused, _) => (),
             (State::Connecting, Request::Connect(connect)) if id > 0 || self.encoding == Encoding::Raw => {
-                let Connect { token, data, positions } = connect;
+                let Connect { token, data, positions, deltas } = connect;
                 self.positions = positions;
+                self.deltas = deltas;
                 self.state = State::Admitting(Admitting { id, ..Admitting::default() });
                 effects.push_back(Effect::Authenticate { id, refresh: false, token, data });
             }
@@ -136,12 +140,15 @@ impl Core {
         effects: &mut Effects,
     ) -> Option<Ask> {
         let channel = self.named(id, subscribe.channel, effects)?;
+        let delta = subscribe.delta && self.makes_deltas(&channel);
         let error = if self.subscriptions.contains_key(&channel) {
             Some(ReplyError::ALREADY_SUBSCRIBED)
         } else if self.subscriptions.len() >= self.config.limits.channels_per_connection_max {
             Some(ReplyError::LIMIT_EXCEEDED)
         } else if subscribe.filter.is_some() && !self.filters(&channel) {
             Some(ReplyError::BAD_REQUEST.because(NO_FILTERS))
+        } else if subscribe.filter.is_some() && delta {
+            Some(ReplyError::BAD_REQUEST.because(FILTERED_DELTAS))
         } else {
             None
         };
@@ -159,6 +166,7 @@ impl Core {
                 join_leave: subscribe.join_leave,
                 reject_unrecovered: subscribe.reject_unrecovered,
                 filter: subscribe.filter,
+                delta,
             },
         })
     }
@@ -166,6 +174,11 @@ impl Core {
     /// Whether subscribers of a channel may filter. A channel that does not exist gets its own error later.
     fn filters(&self, channel: &Channel) -> bool {
         self.config.namespaces.of(channel).is_none_or(|namespace| namespace.tag_filter)
+    }
+
+    /// Whether subscribers of a channel may get deltas.
+    pub(super) fn makes_deltas(&self, channel: &Channel) -> bool {
+        self.config.namespaces.of(channel).is_some_and(|namespace| namespace.delta)
     }
 
     /// The channel of a command. An empty name ends the connection; any other invalid name is an error.

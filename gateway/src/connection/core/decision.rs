@@ -111,13 +111,17 @@ impl Core {
             return;
         };
         match (kind, details) {
-            (Kind::Subscribe, Details::Subscribe { recover, join_leave, reject_unrecovered, filter }) => {
+            (
+                Kind::Subscribe,
+                Details::Subscribe { recover, join_leave, reject_unrecovered, filter, delta },
+            ) => {
                 effects.push_back(Effect::Subscribe {
                     channel,
                     by: Subscriber::Client { id, reject_unrecovered },
                     recover,
                     join_leave: Some(join_leave),
                     filter,
+                    delta,
                 });
             }
             (Kind::Unsubscribe, _) => {

@@ -33,7 +33,12 @@ impl Core {
         let recover = self.positions.iter().find(|(known, _)| *known == channel);
         let recover = recover.map(|(_, position)| position.clone());
         self.subscriptions.insert(channel.clone(), Subscription::Requested);
-        effects.push_back(Effect::Subscribe { channel, by, recover, join_leave: None, filter: None });
+        // Only the connect reply can tell the client that publications may be deltas.
+        let delta = by == Subscriber::Identity
+            && self.deltas.binary_search(&channel).is_ok()
+            && self.makes_deltas(&channel);
+        let (join_leave, filter) = (None, None);
+        effects.push_back(Effect::Subscribe { channel, by, recover, join_leave, filter, delta });
     }
 
     pub(super) fn on_subscribed(

@@ -86,6 +86,16 @@ impl Client {
     }
 
     fn subscribe_with(&mut self, id: u32, name: &str, filter: Option<Arc<TagFilter>>) -> &mut Self {
+        self.subscribe_for(id, name, filter, false)
+    }
+
+    fn subscribe_for(
+        &mut self,
+        id: u32,
+        name: &str,
+        filter: Option<Arc<TagFilter>>,
+        delta: bool,
+    ) -> &mut Self {
         self.request(
             id,
             Request::Subscribe(Subscribe {
@@ -96,6 +106,7 @@ impl Client {
                 reject_unrecovered: false,
                 data: NOTHING,
                 filter,
+                delta,
             }),
         )
     }
@@ -675,6 +686,52 @@ fn a_filter_needs_a_namespace_that_permits_it() {
     client.subscribe_with(4, "tagged:a", filter.clone()).decide(Decision::Undecided(NOTHING));
     let Some(Effect::Subscribe { filter: asked, .. }) = client.effects.pop_back() else { panic!() };
     assert_eq!(asked, filter);
+}
+
+// ---- Deltas ----
+
+const DELTAS: &str = "[namespaces.prices]\ndelta = true\ntag_filter = true\nallow_subscribe = \"anyone\"";
+
+#[test]
+fn deltas_need_a_namespace_that_has_them_and_no_filter() {
+    let mut client = Client::with(config(DELTAS), Encoding::Json);
+    client.connect("").authenticate(Admission::Undecided, false);
+    for (id, name, asks, gets) in
+        [(2, "prices:a", true, true), (3, "prices:b", false, false), (4, "open:a", true, false)]
+    {
+        client.subscribe_for(id, name, None, asks).decide(Decision::Undecided(NOTHING));
+        let Some(Effect::Subscribe { delta, .. }) = client.effects.pop_back() else { panic!("{name}") };
+        assert_eq!(delta, gets, "{name}");
+        client.core.subscriptions.clear();
+    }
+    let fields = |(): (), _| {
+        let (op, val, vals, nodes) = ("".into(), "".into(), Vec::new(), Vec::new());
+        Ok(Fields { op, key: "kind".into(), cmp: "ex".into(), val, vals, nodes })
+    };
+    let filter = Some(Arc::new(TagFilter::read((), 1, fields).unwrap()));
+    client.effects.clear();
+    let refused = client.subscribe_for(5, "prices:c", filter, true).reply();
+    let Reply::Error { id: 5, error } = refused else { panic!("accepted") };
+    assert!(error.code == 107 && error.message.contains("`delta` and `tf` exclude each other"), "{error:?}");
+}
+
+#[test]
+fn a_subscription_of_the_server_has_deltas_if_the_connect_request_asks_for_them() {
+    let mut client = Client::with(config(DELTAS), Encoding::Json);
+    let deltas = ["open:a", "prices:a"].map(channel).into();
+    client.request(1, Request::Connect(Connect { token: "t".into(), deltas, ..Connect::default() }));
+    let channels = ["prices:a", "prices:b"].map(channel).into();
+    let identity = Identity { user: "42".into(), channels, ..Identity::default() };
+    client.authenticate(Admission::Accepted(Box::new(identity)), true);
+    assert!(matches!(client.effects.pop_front(), Some(Effect::Admit(_))));
+    let made: Vec<_> = client.effects.drain(..).collect();
+    let deltas: Vec<_> =
+        made.iter().map(|made| matches!(made, Effect::Subscribe { delta: true, .. })).collect();
+    assert_eq!(deltas, [true, false]);
+    // The client would not learn of it from the push that tells of a later subscription.
+    client.core.subscriptions.clear();
+    client.on(Event::PluginSubscribes(channel("prices:a")));
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Subscribe { delta: false, .. })));
 }
 
 // ---- Subscriptions that expire ----

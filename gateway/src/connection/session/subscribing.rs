@@ -42,6 +42,7 @@ impl Session {
         recover: Option<&Position>,
         join_leave: Option<bool>,
         filter: Option<Arc<TagFilter>>,
+        delta: bool,
     ) -> Outcome<Subscribed> {
         if matches!(channel.target(), Target::Connection(_)) {
             let error = ReplyError::BAD_REQUEST.because("a connection is an address, not a channel");
@@ -53,8 +54,9 @@ impl Session {
         };
         let WorkerState { backplane, config, hub, .. } = &*self.worker;
         let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
-        let form = Form::channel(self.handle.format);
-        let listening = Listening { form, position: None, join_leave, filter };
+        let format = self.handle.format;
+        let form = if delta { Form::channel_with_deltas(format) } else { Form::channel(format) };
+        let listening = Listening { form, position: None, join_leave, filter, delta };
         // The subscription starts before history is read: a publication in between arrives twice and is
         // recognized by its offset.
         let asked = if namespace.recovery {
@@ -109,12 +111,15 @@ impl Session {
             );
         }
         self.worker.metrics().subscriptions.add(1);
+        let delta = self.worker.hub.borrow().makes_deltas(channel, self.handle.number);
         if !namespace.recovery {
-            return Ok((Subscribed::default(), None));
+            return Ok((Subscribed { delta, ..Subscribed::default() }, None));
         }
         let Recovery { missed, top } = recovery;
         let missed = missed.map(|missed| self.views(now, channel, missed));
-        let bytes = |missed: &Vec<Arc<Publication>>| missed.iter().map(|one| one.bytes()).sum::<usize>();
+        let encoding = self.handle.format.encoding;
+        let bytes_of = |one: &Publication| if delta { one.bytes_as_base(encoding) } else { one.bytes() };
+        let bytes = |missed: &Vec<Arc<Publication>>| missed.iter().map(|one| bytes_of(one)).sum::<usize>();
         // Other replies may have taken the room meanwhile, and plugins may have enlarged the publications.
         let missed = missed.filter(|missed| bytes(missed) <= self.recovery_room());
         let recovered = recover.map(|_| missed.is_some());
@@ -137,6 +142,7 @@ impl Session {
             publications: missed,
             recovered,
             data: Bytes::new(),
+            delta,
         };
         Ok((subscribed, Some(top)))
     }
@@ -168,6 +174,7 @@ impl Session {
 
     /// The subscription of a connection to its user's address.
     pub(super) fn direct(&self) -> Listening {
-        Listening { form: Form::direct(self.handle.format), position: None, join_leave: false, filter: None }
+        let form = Form::direct(self.handle.format);
+        Listening { form, position: None, join_leave: false, filter: None, delta: false }
     }
 }

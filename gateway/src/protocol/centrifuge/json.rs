@@ -6,5 +6,5 @@ mod encode;
 
 pub(in crate::protocol) use decode::{connect, emulation, next_command};
 pub(in crate::protocol) use encode::{
-    encode_event, encode_message, encode_message_event, encode_push, encode_push_event, encode_reply,
+    Data, encode_event, encode_message, encode_message_event, encode_push, encode_push_event, encode_reply,
 };

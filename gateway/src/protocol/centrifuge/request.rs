@@ -7,7 +7,7 @@
 //! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
 //! |---|---|---|---|
 //! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
-//! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2; `tf` of `subscribe` alone, in namespaces with `tag_filter` | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names | `delta`, `type`, `phase`, `cursor`, `limit`, `asc`; `tf` of `connect.subs` |
+//! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2; `delta`, in namespaces with `delta`; `tf` of `subscribe` alone, in namespaces with `tag_filter` | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names; other formats of `delta` | `type`, `phase`, `cursor`, `limit`, `asc`; `tf` of `connect.subs` |
 //! | `publish` | `channel`, `data` | | `type`, `key`, `removed` |
 //! | `history` | `channel`, `limit`, `since`, `reverse` | | |
 //! | `sub_refresh` | `channel`, `token` | | `type`, `track`, `untrack` |
@@ -15,7 +15,7 @@
 //! | `ping` | | | the command, with error 108 |
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,7 +62,7 @@ pub(super) struct Connect<'a> {
     pub(super) token: Text<'a>,
     pub(super) data: Payload,
     pub(super) headers: bool,
-    /// By channel. Decoded one by one, because only those that recover are kept.
+    /// By channel. Decoded one by one, because only those that recover or apply deltas are kept.
     pub(super) subs: Box<dyn Iterator<Item = Result<(Text<'a>, Subscribe<'a>), Malformed>> + 'a>,
 }
 
@@ -76,7 +76,8 @@ pub(super) struct Subscribe<'a> {
     pub(super) join_leave: bool,
     pub(super) data: Payload,
     pub(super) flag: i64,
-    pub(super) delta: bool,
+    /// A format; empty for none.
+    pub(super) delta: Text<'a>,
     pub(super) tf: Option<Result<TagFilter, InvalidFilter>>,
     pub(super) kind: bool,
     pub(super) phase: bool,
@@ -160,16 +161,22 @@ pub(super) fn command<'a>(mut fields: impl Fields<'a>) -> Result<Command, Malfor
 
 fn connect(fields: Connect<'_>) -> Result<Request, Invalid> {
     offered("connect", [("headers", fields.headers)])?;
-    let mut positions = BTreeMap::new();
+    let (mut positions, mut deltas) = (BTreeMap::new(), BTreeSet::new());
     for sub in fields.subs {
         let (name, sub) = sub?;
         is_offered("connect.subs", &sub, sub.tf.is_some())?;
-        if !sub.recover && positions.is_empty() {
+        let delta = is_applied(&sub.delta);
+        if !sub.recover && positions.is_empty() && !delta && deltas.is_empty() {
             continue;
         }
         // An invalid channel name has no subscribers.
         let Ok(channel) = Channel::parse(&name) else { continue };
         // The last entry of a channel counts.
+        if delta {
+            deltas.insert(channel.clone());
+        } else {
+            deltas.remove(&channel);
+        }
         if sub.recover {
             positions.insert(channel, position(sub.offset, sub.epoch));
         } else {
@@ -177,7 +184,8 @@ fn connect(fields: Connect<'_>) -> Result<Request, Invalid> {
         }
     }
     let (token, data) = (fields.token.into(), fields.data?);
-    Ok(Request::Connect(command::Connect { token, data, positions: positions.into_iter().collect() }))
+    let (positions, deltas) = (positions.into_iter().collect(), deltas.into_iter().collect());
+    Ok(Request::Connect(command::Connect { token, data, positions, deltas }))
 }
 
 fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Invalid> {
@@ -227,9 +235,16 @@ fn subscribe(fields: Subscribe<'_>) -> Result<Request, Invalid> {
         join_leave: fields.join_leave,
         reject_unrecovered: fields.flag & FLAG_REJECT_UNRECOVERED != 0,
         data: fields.data?,
+        delta: is_applied(&fields.delta),
         recover: fields.recover.then(|| position(fields.offset, fields.epoch)),
         filter: filter.map(Arc::new),
     }))
+}
+
+/// Whether this is the format of the deltas that the gateway makes. A client that names another one is
+/// subscribed without deltas.
+fn is_applied(delta: &str) -> bool {
+    delta == "fossil"
 }
 
 fn position(offset: u64, epoch: Text<'_>) -> Position {
@@ -239,18 +254,10 @@ fn position(offset: u64, epoch: Text<'_>) -> Position {
 
 /// Whether no field is set that is not offered. `tf` is whether the filter is such a field.
 fn is_offered(command: &str, fields: &Subscribe<'_>, tf: bool) -> Result<(), ReplyError> {
-    let Subscribe { delta, kind, phase, cursor, limit, asc, .. } = *fields;
+    let Subscribe { kind, phase, cursor, limit, asc, .. } = *fields;
     offered(
         command,
-        [
-            ("delta", delta),
-            ("tf", tf),
-            ("type", kind),
-            ("phase", phase),
-            ("cursor", cursor),
-            ("limit", limit),
-            ("asc", asc),
-        ],
+        [("tf", tf), ("type", kind), ("phase", phase), ("cursor", cursor), ("limit", limit), ("asc", asc)],
     )
 }
 

@@ -1,4 +1,5 @@
-//! [`FrameMaker`] makes the frames of one thread. It keeps what some framings need for that: a compressor.
+//! [`FrameMaker`] makes the frames of one thread. It keeps what some of them need for that: a compressor, and an
+//! encoder of deltas.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -6,6 +7,7 @@ use std::ops::Range;
 use super::{MessageType, websocket};
 use crate::protocol::Framing;
 use crate::protocol::deflate::Compressor;
+use crate::protocol::delta::Encoder;
 
 /// Largest message that is compressed: a larger one would take milliseconds, in which the thread does nothing
 /// else.
@@ -17,9 +19,11 @@ pub struct FrameMaker {
     compressor: RefCell<Compressor>,
     bytes_min: usize,
     compressed: Cell<Compressed>,
+    encoder: RefCell<Encoder>,
+    deltas: Cell<Compressed>,
 }
 
-/// The messages that were compressed, or would not have become smaller.
+/// The messages that were compressed or became deltas, or would not have become smaller.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Compressed {
     /// Their number.
@@ -33,7 +37,13 @@ pub struct Compressed {
 impl FrameMaker {
     /// Compresses messages of at least `bytes_min`, at a level from 1 (fast) to 9 (small).
     pub fn new(level: u32, bytes_min: usize) -> Self {
-        Self { compressor: RefCell::new(Compressor::new(level)), bytes_min, compressed: Cell::default() }
+        Self {
+            compressor: RefCell::new(Compressor::new(level)),
+            bytes_min,
+            compressed: Cell::default(),
+            encoder: RefCell::default(),
+            deltas: Cell::default(),
+        }
     }
 
     /// The same as [`Framing::write`], for a message that may be compressed: its size on the wire then tells
@@ -51,18 +61,38 @@ impl FrameMaker {
                 return false;
             }
             let is_smaller = self.compressor.borrow_mut().compress(window, out, payload);
-            let mut compressed = self.compressed.get();
-            compressed.messages += 1;
-            compressed.bytes_before += bytes_before as u64;
-            compressed.bytes_after += (out.len() - payload) as u64;
-            self.compressed.set(compressed);
+            self.compressed.set(self.compressed.get().and(bytes_before, out.len() - payload));
             is_smaller
         })
+    }
+
+    /// The delta that makes a payload out of the one before it, if it is smaller than the payload.
+    pub fn delta(&self, base: &[u8], payload: &[u8]) -> Option<Vec<u8>> {
+        let delta = self.encoder.borrow_mut().encode(base, payload);
+        let bytes_after = delta.as_ref().map_or(payload.len(), Vec::len);
+        self.deltas.set(self.deltas.get().and(payload.len(), bytes_after));
+        delta
     }
 
     /// What was compressed since this was last called.
     pub fn take_compressed(&self) -> Compressed {
         self.compressed.take()
+    }
+
+    /// The payloads that became deltas since this was last called.
+    pub fn take_deltas(&self) -> Compressed {
+        self.deltas.take()
+    }
+}
+
+impl Compressed {
+    /// With one more message.
+    fn and(self, bytes_before: usize, bytes_after: usize) -> Self {
+        Self {
+            messages: self.messages + 1,
+            bytes_before: self.bytes_before + bytes_before as u64,
+            bytes_after: self.bytes_after + bytes_after as u64,
+        }
     }
 }
 

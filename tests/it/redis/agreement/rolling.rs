@@ -14,13 +14,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SUBSCRIBERS_PER_NODE: usize = 4;
 
 /// Every rule, as it is and as it is changed to.
-const RULES: [(&str, &str, &str); 12] = [
+const RULES: [(&str, &str, &str); 13] = [
     ("history_size", "1000", "10"),
     ("history_ttl", "'1h'", "'2s'"),
     ("recovery", "true", "false"),
     ("presence", "true", "false"),
     ("join_leave", "true", "false"),
     ("tag_filter", "false", "true"),
+    ("delta", "false", "true"),
     ("min_replicas", "0", "1"),
     ("idempotency_ttl", "'5m'", "'1s'"),
     ("allow_subscribe", "'anyone'", "'users'"),

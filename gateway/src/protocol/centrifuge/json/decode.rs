@@ -173,7 +173,7 @@ struct WireSubscribe<'a> {
     data: Option<&'a RawValue>,
     flag: Field<i64>,
     #[serde(borrow)]
-    delta: Refused<'a>,
+    delta: Field<Text<'a>>,
     #[serde(borrow)]
     tf: Refused<'a>,
     #[serde(rename = "type", borrow)]
@@ -406,7 +406,7 @@ fn subscribe<'a>(
         join_leave: wire.join_leave.0,
         data: payload(wire.data),
         flag: wire.flag.0,
-        delta: is_set(wire.delta),
+        delta: wire.delta.0.0,
         tf: wire.tf.filter(|_| is_set(wire.tf)).map(filter),
         kind: is_set(wire.kind),
         phase: is_set(wire.phase),
@@ -519,6 +519,23 @@ mod tests {
     }
 
     #[test]
+    fn a_client_says_where_it_applies_deltas_and_of_which_format() {
+        for (delta, asks) in [("null", false), (r#""""#, false), (r#""fossil""#, true), (r#""x""#, false)] {
+            let text = format!(r#"{{"id":1,"subscribe":{{"channel":"a","delta":{delta}}}}}"#);
+            let Request::Subscribe(subscribe) = request(&text) else { panic!("{text}") };
+            assert_eq!(subscribe.delta, asks, "{text}");
+        }
+        let Request::Connect(connect) = request(
+            r#"{"id":1,"connect":{"subs":{"b":{"delta":"fossil"},"a":{"recover":true,"delta":"fossil"},"c":{"delta":"x"},"d":{}}}}"#,
+        ) else {
+            panic!()
+        };
+        let channels = ["a", "b"].map(|name| Channel::parse(name).expect("valid"));
+        assert_eq!((connect.positions.len(), &connect.deltas[..]), (1, &channels[..]));
+        assert_eq!(commands(r#"{"id":1,"subscribe":{"channel":"a","delta":5}}"#), Err(Malformed::Syntax));
+    }
+
+    #[test]
     fn null_is_what_is_left_out() {
         for (with_null, without) in [
             ("null", "{}"),
@@ -612,7 +629,6 @@ mod tests {
     fn what_is_not_offered_is_refused_by_name() {
         for (command, field) in [
             ("connect", r#""headers":{"a":"b"}"#),
-            ("subscribe", r#""delta":"fossil""#),
             ("subscribe", r#""type":1"#),
             ("subscribe", r#""phase":2"#),
             ("subscribe", r#""cursor":"x""#),
@@ -642,6 +658,7 @@ mod tests {
         for text in [
             r#"{"id":1,"connect":{"name":"js","version":"1","flag":1,"dict":"d","profile":"p","headers":{},"new":1}}"#,
             r#"{"id":1,"subscribe":{"channel":"a","positioned":true,"recoverable":true,"flag":1,"type":0,"asc":false}}"#,
+            r#"{"id":1,"subscribe":{"channel":"a","delta":"of_tomorrow"}}"#,
             r#"{"id":1,"publish":{"channel":"a","data":1,"type":0,"key":"","removed":false,"new":[1]}}"#,
             r#"{"id":1,"sub_refresh":{"channel":"a","token":"t","type":0,"track":[],"untrack":[],"new":1}}"#,
             r#"{"id":1,"rpc":{},"new":{}}"#,

@@ -12,13 +12,24 @@ use std::fmt::{Display, Write as _};
 use crate::protocol::centrifuge::VERSION;
 use crate::protocol::code::ReplyError;
 use crate::protocol::json;
-use crate::protocol::push::{Member, Publication, Push, PushKind};
+use crate::protocol::push::{Member, Publication, Push, PushKind, json_text};
 use crate::protocol::reply::{Connected, Done, Reply, Subscribed};
 
 /// Writes one object; each field writes its own comma.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
     empty: bool,
+}
+
+/// How the payload of a publication is written.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::protocol) enum Data<'a> {
+    /// As the JSON that it is.
+    Value,
+    /// As a string of its JSON, for a client that applies deltas.
+    Text,
+    /// As a string of this delta, which is UTF-8 because the JSON is.
+    Delta(&'a [u8]),
 }
 
 /// Adapter that formats numbers into the buffer without a string in between.
@@ -184,7 +195,7 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
             o.number("id", *id);
             o.object("history", |o| {
                 o.list_always("publications", publications, |o, publication| {
-                    publication_fields(o, publication)
+                    publication_fields(o, publication, Data::Value)
                 });
                 o.string_always("epoch", epoch);
                 o.number_always("offset", *offset);
@@ -223,13 +234,13 @@ pub(in crate::protocol) fn encode_event(reply: &Reply, out: &mut Vec<u8>) {
 }
 
 /// One event of a channel.
-pub(in crate::protocol) fn encode_push(push: &Push, out: &mut Vec<u8>) {
-    object(out, |o| o.object("push", |o| push_fields(o, push)));
+pub(in crate::protocol) fn encode_push(push: &Push, data: Data<'_>, out: &mut Vec<u8>) {
+    object(out, |o| o.object("push", |o| push_fields(o, push, data)));
 }
 
 /// One event of a channel, for clients that only listen.
-pub(in crate::protocol) fn encode_push_event(push: &Push, out: &mut Vec<u8>) {
-    object(out, |o| push_fields(o, push));
+pub(in crate::protocol) fn encode_push_event(push: &Push, data: Data<'_>, out: &mut Vec<u8>) {
+    object(out, |o| push_fields(o, push, data));
 }
 
 /// A message to the client itself.
@@ -284,11 +295,11 @@ fn event_fields(o: &mut Object<'_>, reply: &Reply) {
     }
 }
 
-fn push_fields(o: &mut Object<'_>, push: &Push) {
+fn push_fields(o: &mut Object<'_>, push: &Push, data: Data<'_>) {
     o.string("channel", push.channel.as_str());
     match &push.kind {
         PushKind::Publication { publication, .. } => {
-            o.object("pub", |o| publication_fields(o, publication));
+            o.object("pub", |o| publication_fields(o, publication, data));
         }
         PushKind::Join(member) => o.object("join", |o| o.object("info", |o| member_fields(o, member))),
         PushKind::Leave(member) => o.object("leave", |o| o.object("info", |o| member_fields(o, member))),
@@ -343,8 +354,9 @@ fn subscribed(o: &mut Object<'_>, result: &Subscribed) {
     o.flag("recoverable", result.recoverable);
     o.string("epoch", &result.epoch);
     if !result.publications.is_empty() {
+        let data = if result.delta { Data::Text } else { Data::Value };
         o.list_always("publications", &result.publications, |o, publication| {
-            publication_fields(o, publication)
+            publication_fields(o, publication, data)
         });
     }
     o.flag("recovered", result.recovered == Some(true));
@@ -352,10 +364,15 @@ fn subscribed(o: &mut Object<'_>, result: &Subscribed) {
     o.flag("positioned", result.positioned);
     o.json("data", &result.data);
     o.flag("was_recovering", result.recovered.is_some());
+    o.flag("delta", result.delta);
 }
 
-fn publication_fields(o: &mut Object<'_>, publication: &Publication) {
-    payload(o, publication);
+fn publication_fields(o: &mut Object<'_>, publication: &Publication, data: Data<'_>) {
+    match data {
+        Data::Value => payload(o, publication),
+        Data::Text => o.string_always("data", &json_text(&publication.data, publication.json)),
+        Data::Delta(delta) => o.string_always("data", &json::string_of(delta)),
+    }
     if let Some(member) = &publication.info {
         o.object("info", |o| member_fields(o, member));
     }
@@ -363,6 +380,7 @@ fn publication_fields(o: &mut Object<'_>, publication: &Publication) {
     if let Some(tags) = &publication.tags {
         o.object("tags", |o| tags.iter().for_each(|(name, value)| o.text(name, value)));
     }
+    o.flag("delta", matches!(data, Data::Delta(_)));
 }
 
 fn member_fields(o: &mut Object<'_>, member: &Member) {
@@ -372,215 +390,4 @@ fn member_fields(o: &mut Object<'_>, member: &Member) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::protocol::channel::Channel;
-    use crate::protocol::code::{Close, Unsubscribe};
-    use crate::protocol::reply::Emulation;
-    use crate::protocol::tags::Tags;
-
-    fn reply(reply: &Reply) -> String {
-        let mut out = Vec::new();
-        encode_reply(reply, &mut out);
-        String::from_utf8(out).expect("JSON is UTF-8")
-    }
-
-    fn member() -> Arc<Member> {
-        Arc::new(Member { client: "c1".into(), user: "42".into(), info: Bytes::from_static(b"{\"n\":1}") })
-    }
-
-    fn publication(offset: u64) -> Arc<Publication> {
-        Arc::new(Publication {
-            data: Bytes::from_static(b"{\"t\":1}"),
-            json: true,
-            offset,
-            info: None,
-            tags: None,
-        })
-    }
-
-    fn channel() -> Channel {
-        Channel::parse("news").expect("valid")
-    }
-
-    #[test]
-    fn fields_with_a_zero_value_are_left_out_unless_the_protocol_always_has_them() {
-        assert_eq!(reply(&Reply::Ping), "{}");
-        assert_eq!(reply(&Reply::Done { id: 3, what: Done::Publish }), r#"{"id":3,"publish":{}}"#);
-        assert_eq!(
-            reply(&Reply::Subscribed { id: 2, result: Subscribed::default() }),
-            r#"{"id":2,"subscribe":{}}"#
-        );
-        assert_eq!(
-            reply(&Reply::PresenceStats { id: 2, clients: 0, users: 0 }),
-            r#"{"id":2,"presence_stats":{"num_clients":0,"num_users":0}}"#
-        );
-        assert_eq!(
-            reply(&Reply::History { id: 2, publications: vec![], offset: 0, epoch: "".into() }),
-            r#"{"id":2,"history":{"publications":[],"epoch":"","offset":0}}"#
-        );
-        let nobody = Arc::new(Member { client: "c1".into(), user: "".into(), info: Bytes::new() });
-        assert_eq!(
-            reply(&Reply::Presence { id: 2, members: vec![nobody] }),
-            r#"{"id":2,"presence":{"presence":{"c1":{"user":"","client":"c1"}}}}"#
-        );
-        assert_eq!(
-            reply(&Reply::Presence { id: 2, members: vec![] }),
-            r#"{"id":2,"presence":{"presence":{}}}"#
-        );
-    }
-
-    #[test]
-    fn every_reply_has_its_shape() {
-        let error = ReplyError::TOO_MANY_REQUESTS;
-        assert_eq!(
-            reply(&Reply::Error { id: 9, error }),
-            r#"{"id":9,"error":{"code":111,"message":"too many requests","temporary":true}}"#
-        );
-        let result = Subscribed {
-            ttl: Some(30),
-            recoverable: true,
-            positioned: true,
-            epoch: "e".into(),
-            offset: 4,
-            publications: vec![publication(5), publication(6)],
-            recovered: Some(true),
-            data: Bytes::new(),
-        };
-        assert_eq!(
-            reply(&Reply::Subscribed { id: 1, result: result.clone() }),
-            concat!(
-                r#"{"id":1,"subscribe":{"expires":true,"ttl":30,"recoverable":true,"epoch":"e","publications":"#,
-                r#"[{"data":{"t":1},"offset":5},{"data":{"t":1},"offset":6}],"#,
-                r#""recovered":true,"offset":4,"positioned":true,"was_recovering":true}}"#
-            )
-        );
-        let connected = Connected {
-            client: "c1".into(),
-            ttl: Some(60),
-            data: Bytes::from_static(b"[1]"),
-            subscriptions: vec![(channel(), Subscribed::default())],
-            ping: 25,
-            pong: true,
-            emulation: None,
-        };
-        assert_eq!(
-            reply(&Reply::Connected { id: 1, result: connected.clone() }),
-            format!(
-                r#"{{"id":1,"connect":{{"client":"c1","version":"{VERSION}","expires":true,"ttl":60,"data":[1],"subs":{{"news":{{}}}},"ping":25,"pong":true}}}}"#
-            )
-        );
-        let emulation = Emulation { session: "s".into(), node: "n".into() };
-        let streamed = Connected { ping: 0, emulation: Some(Arc::new(emulation)), ..connected };
-        let streamed = reply(&Reply::Connected { id: 1, result: streamed });
-        assert!(streamed.ends_with(r#""pong":true,"session":"s","node":"n"}}"#), "{streamed}");
-        assert_eq!(
-            reply(&Reply::Disconnected { close: Close::SHUTDOWN }),
-            r#"{"push":{"disconnect":{"code":3001,"reason":"shutdown"}}}"#
-        );
-        assert_eq!(
-            reply(&Reply::Presence { id: 2, members: vec![member()] }),
-            r#"{"id":2,"presence":{"presence":{"c1":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
-        );
-        assert_eq!(
-            reply(&Reply::History {
-                id: 2,
-                publications: vec![publication(1)],
-                offset: 1,
-                epoch: "e".into()
-            }),
-            r#"{"id":2,"history":{"publications":[{"data":{"t":1},"offset":1}],"epoch":"e","offset":1}}"#
-        );
-        assert_eq!(
-            reply(&Reply::Rpc { id: 2, data: Bytes::from_static(b"7") }),
-            r#"{"id":2,"rpc":{"data":7}}"#
-        );
-        assert_eq!(
-            reply(&Reply::SubRefreshed { id: 2, ttl: Some(60) }),
-            r#"{"id":2,"sub_refresh":{"expires":true,"ttl":60}}"#
-        );
-        assert_eq!(reply(&Reply::SubRefreshed { id: 2, ttl: None }), r#"{"id":2,"sub_refresh":{}}"#);
-        assert_eq!(
-            reply(&Reply::Message { data: Bytes::from_static(b"7") }),
-            r#"{"push":{"message":{"data":7}}}"#
-        );
-        assert_eq!(
-            reply(&Reply::SubscribedByServer { channel: channel(), result }),
-            r#"{"push":{"channel":"news","subscribe":{"recoverable":true,"epoch":"e","offset":4,"positioned":true}}}"#
-        );
-        assert_eq!(
-            reply(&Reply::RefreshedByServer { ttl: Some(60) }),
-            r#"{"push":{"refresh":{"expires":true,"ttl":60}}}"#
-        );
-        assert_eq!(reply(&Reply::RefreshedByServer { ttl: None }), r#"{"push":{"refresh":{}}}"#);
-        assert_eq!(
-            reply(&Reply::UnsubscribedByServer { channel: channel(), why: Unsubscribe::INSUFFICIENT_STATE }),
-            r#"{"push":{"channel":"news","unsubscribe":{"code":2500,"reason":"insufficient state"}}}"#
-        );
-    }
-
-    #[test]
-    fn every_push_has_its_shape() {
-        let push = |kind| {
-            let mut out = Vec::new();
-            encode_push(&Push::new(channel(), kind), &mut out);
-            String::from_utf8(out).expect("JSON is UTF-8")
-        };
-        assert_eq!(
-            push(PushKind::Publication { publication: publication(7), epoch: "e".into() }),
-            r#"{"push":{"channel":"news","pub":{"data":{"t":1},"offset":7}}}"#
-        );
-        assert_eq!(
-            push(PushKind::Join(member())),
-            r#"{"push":{"channel":"news","join":{"info":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
-        );
-        assert_eq!(
-            push(PushKind::Leave(member())),
-            r#"{"push":{"channel":"news","leave":{"info":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
-        );
-    }
-
-    #[test]
-    fn tags_follow_the_offset_and_are_escaped() {
-        let tags = Tags::of(vec![("b\"".into(), "".into()), ("a".into(), "h\u{e9}\n".into())]);
-        let tagged = Publication { tags, ..Publication::clone(&publication(7)) };
-        let mut out = Vec::new();
-        let kind = PushKind::Publication { publication: Arc::new(tagged), epoch: "e".into() };
-        encode_push(&Push::new(channel(), kind), &mut out);
-        assert_eq!(
-            String::from_utf8(out).expect("JSON is UTF-8"),
-            r#"{"push":{"channel":"news","pub":{"data":{"t":1},"offset":7,"tags":{"a":"hé\n","b\"":""}}}}"#
-        );
-    }
-
-    #[test]
-    fn what_is_not_json_becomes_a_string() {
-        let push = |data: &'static [u8]| {
-            let publication = Publication {
-                data: Bytes::from_static(data),
-                json: false,
-                offset: 0,
-                info: None,
-                tags: None,
-            };
-            let mut out = Vec::new();
-            encode_message(&publication, &mut out);
-            String::from_utf8(out).expect("JSON is UTF-8")
-        };
-        assert_eq!(push(b"a\"\nb"), r#"{"push":{"message":{"data":"a\"\nb"}}}"#);
-        assert_eq!(push(b"\xff\x00"), r#"{"push":{"message":{"data":"/wA="}}}"#);
-    }
-
-    #[test]
-    fn text_of_users_is_escaped() {
-        let member = Member { client: "c".into(), user: "a\"\n".into(), info: Bytes::new() };
-        assert_eq!(
-            reply(&Reply::Presence { id: 1, members: vec![Arc::new(member)] }),
-            r#"{"id":1,"presence":{"presence":{"c":{"user":"a\"\n","client":"c"}}}}"#
-        );
-    }
-}
+mod tests;

@@ -386,7 +386,7 @@ fn subscribe(wire: WireSubscribe) -> Subscribe<'static> {
         join_leave: wire.join_leave,
         data: Ok(wire.data),
         flag: wire.flag,
-        delta: !wire.delta.is_empty(),
+        delta: wire.delta.into(),
         tf: (!wire.tf.is_empty()).then(|| filter(wire.tf)),
         kind: wire.kind != 0,
         phase: wire.phase != 0,

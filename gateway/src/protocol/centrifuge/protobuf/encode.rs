@@ -137,7 +137,7 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
             m.number(1, *id);
             m.message(11, |m| {
                 for publication in publications {
-                    m.message(1, |m| publication_fields(m, publication));
+                    m.message(1, |m| publication_fields(m, publication, None));
                 }
                 m.string(2, epoch);
                 m.number(3, *offset);
@@ -190,14 +190,14 @@ pub(in crate::protocol) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
     });
 }
 
-/// One event of a channel.
-pub(in crate::protocol) fn encode_push(event: &Push, out: &mut Vec<u8>) {
+/// One event of a channel, with a delta in place of the payload of a publication if there is one.
+pub(in crate::protocol) fn encode_push(event: &Push, delta: Option<&[u8]>, out: &mut Vec<u8>) {
     record(out, |m| {
         push(m, |m| {
             m.string(2, event.channel.as_str());
             match &event.kind {
                 PushKind::Publication { publication, .. } => {
-                    m.message(4, |m| publication_fields(m, publication));
+                    m.message(4, |m| publication_fields(m, publication, delta));
                 }
                 PushKind::Join(member) => m.message(5, |m| m.message(1, |m| member_fields(m, member))),
                 PushKind::Leave(member) => m.message(6, |m| m.message(1, |m| member_fields(m, member))),
@@ -254,17 +254,18 @@ fn subscribed(m: &mut Message<'_>, result: &Subscribed) {
     m.flag(3, result.recoverable);
     m.string(6, &result.epoch);
     for publication in &result.publications {
-        m.message(7, |m| publication_fields(m, publication));
+        m.message(7, |m| publication_fields(m, publication, None));
     }
     m.flag(8, result.recovered == Some(true));
     m.number(9, result.offset);
     m.flag(10, result.positioned);
     m.payload(11, &result.data);
     m.flag(12, result.recovered.is_some());
+    m.flag(13, result.delta);
 }
 
-fn publication_fields(m: &mut Message<'_>, publication: &Publication) {
-    m.payload(4, &publication.data);
+fn publication_fields(m: &mut Message<'_>, publication: &Publication, delta: Option<&[u8]>) {
+    m.payload(4, delta.unwrap_or(&publication.data));
     if let Some(member) = &publication.info {
         m.message(5, |m| member_fields(m, member));
     }
@@ -275,6 +276,7 @@ fn publication_fields(m: &mut Message<'_>, publication: &Publication) {
             entry.string(2, value);
         });
     }
+    m.flag(8, delta.is_some());
 }
 
 fn member_fields(m: &mut Message<'_>, member: &Member) {

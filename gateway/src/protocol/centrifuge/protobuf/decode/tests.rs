@@ -285,7 +285,7 @@ fn subscribe_in_both(random: &mut Random) -> (Value, WireSubscribe) {
         data: random.seldom(&["7", "{\"a\":[1, 2]}"]).into(),
         join_leave: random.flip(),
         flag: random.seldom(&[1, 2, 3, -1]),
-        delta: if random.below(40) == 0 { "fossil".into() } else { String::new() },
+        delta: random.seldom(&["fossil", "x"]).into(),
         kind: i32::from(random.below(40) == 0),
         phase: i32::from(random.below(40) == 0),
         limit: i32::from(random.below(40) == 0),

@@ -91,6 +91,8 @@ struct WirePublication {
     offset: u64,
     #[prost(btree_map = "string, string", tag = "7")]
     tags: BTreeMap<String, String>,
+    #[prost(bool, tag = "8")]
+    delta: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -193,6 +195,8 @@ struct WireSubscribed {
     positioned: bool,
     #[prost(bool, tag = "12")]
     was_recovering: bool,
+    #[prost(bool, tag = "13")]
+    delta: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -252,7 +256,7 @@ fn publication(offset: u64) -> Arc<Publication> {
 
 fn wire_publication(offset: u64) -> WirePublication {
     let tags = BTreeMap::from([("a".into(), "h\u{e9}".into()), ("b".into(), String::new())]);
-    WirePublication { data: b"\xff\x00\n".to_vec(), info: Some(wire_member()), offset, tags }
+    WirePublication { data: b"\xff\x00\n".to_vec(), info: Some(wire_member()), offset, tags, delta: false }
 }
 
 fn channel() -> Channel {
@@ -269,6 +273,7 @@ fn subscribed() -> Subscribed {
         publications: vec![publication(5), publication(6)],
         recovered: Some(true),
         data: Bytes::new(),
+        delta: true,
     }
 }
 
@@ -283,6 +288,7 @@ fn wire_subscribed() -> WireSubscribed {
         offset: u64::MAX,
         positioned: true,
         was_recovering: true,
+        delta: true,
     }
 }
 
@@ -359,7 +365,7 @@ fn every_reply_has_its_shape() {
 fn every_push_has_its_shape() {
     let event = |kind| {
         let mut out = Vec::new();
-        encode_push(&Push::new(channel(), kind), &mut out);
+        encode_push(&Push::new(channel(), kind), None, &mut out);
         read(&out).push.expect("a push")
     };
     let expected = WirePush { channel: "news".into(), ..WirePush::default() };
@@ -387,4 +393,13 @@ fn every_push_has_its_shape() {
     encode_message(&publication(7), &mut out);
     let data = b"\xff\x00\n".to_vec();
     assert_eq!(read(&out).push.expect("a push").message, Some(WireData { data }));
+}
+
+#[test]
+fn a_delta_takes_the_place_of_the_payload() {
+    let mut out = Vec::new();
+    let kind = PushKind::Publication { publication: publication(7), epoch: "e".into() };
+    encode_push(&Push::new(channel(), kind), Some(b"\xfe;"), &mut out);
+    let expected = WirePublication { data: b"\xfe;".to_vec(), delta: true, ..wire_publication(7) };
+    assert_eq!(read(&out).push.expect("a push").publication, Some(expected));
 }
