@@ -6,7 +6,7 @@ import json
 import os
 import urllib.request
 
-from centrifuge import Client, ClientEventHandler, ReplyError, SubscriptionEventHandler
+from centrifuge import Client, ClientEventHandler, DeltaType, ReplyError, SubscriptionEventHandler
 
 PATIENCE = 10
 ENCODINGS = ["json", "protobuf"]
@@ -112,6 +112,24 @@ async def main():
         except ReplyError as error:
             assert error.code == 103, error
     print("called")
+
+    changing = {}
+    for encoding in ENCODINGS:
+        changing[encoding] = Events()
+        subscription = clients[encoding].new_subscription(
+            "prices:1", events=changing[encoding], delta=DeltaType.FOSSIL
+        )
+        await subscription.subscribe()
+        await changing[encoding].take("subscribed")
+    prices = [{"name": f"Gr\u00f6\u00dfe \u4e16\u754c {n}", "price": n} for n in range(40)]
+    for n in range(20):
+        prices[n * 7 % 40]["price"] += 1.5
+        api("publish", {"channel": "prices:1", "data": prices})
+        for encoding in ENCODINGS:
+            got = await changing[encoding].take("publication")
+            assert value(got.data) == prices, f"{encoding} {n}"
+            assert got.delta == (n > 0), f"{encoding} {n}"
+    print("deltas")
 
     for code, event in [(3011, "connecting"), (4500, "disconnected")]:
         for encoding in ENCODINGS:

@@ -5,6 +5,7 @@ mod channels;
 mod clients;
 mod compression;
 mod conformance;
+mod deltas;
 mod direct;
 mod filters;
 mod http2;

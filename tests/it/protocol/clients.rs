@@ -33,6 +33,15 @@ const CONFIG: &str = "
     tag_filter = true
     allow_subscribe = 'users'
     allow_history = 'users'
+    [namespaces.prices]
+    history_size = 100
+    recovery = true
+    delta = true
+    allow_subscribe = 'users'
+    allow_history = 'users'
+    [namespaces.ticks]
+    delta = true
+    allow_subscribe = 'users'
     [namespaces.closed]
     history_size = 1
     presence = true
@@ -65,6 +74,9 @@ const TRANSPORTS: [(&str, &str); 5] = [
     ("http_stream", "protobuf"),
     ("sse", "json"),
 ];
+
+/// What the scenario about deltas has done.
+const DELTAS: [&str; 5] = ["the same", "fewer bytes", "recovered", "texts", "again"];
 
 /// What a scenario says it has done: the same over every transport and in every encoding.
 async fn scenario(script: &str, router: &str) -> Vec<String> {
@@ -126,8 +138,13 @@ async fn tags_are_seen_and_filtered() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_as_zero_and_what_is_not_offered_is_refused() {
-    assert_eq!(scenario("zeros.mjs", ROUTER).await, ["zeros", "anonymous", "refused"]);
+async fn deltas_are_applied_and_every_payload_comes_back() {
+    assert_eq!(scenario("deltas.mjs", ROUTER).await, DELTAS);
+}
+
+#[tokio::test]
+async fn nothing_is_told_as_zero_and_what_is_not_offered_is_left_out() {
+    assert_eq!(scenario("zeros.mjs", ROUTER).await, ["zeros", "anonymous", "without"]);
 }
 
 #[tokio::test]
@@ -156,7 +173,7 @@ async fn in_python(config: &str) {
         .env("TOKEN_JSON", token::of("json"))
         .env("TOKEN_PROTOBUF", token::of("protobuf"));
     let steps = steps(script, config, &[ROUTER, ANSWER].concat()).await;
-    assert_eq!(steps, ["joined", "published", "remembered", "called", "closed"]);
+    assert_eq!(steps, ["joined", "published", "remembered", "called", "deltas", "closed"]);
 }
 
 /// Every library here offers compression, unasked.
@@ -167,4 +184,8 @@ async fn the_libraries_do_the_same_in_compressed_messages() {
     let script = node("chat.mjs").env("SECRET", token::SECRET).env("ENCODING", "protobuf");
     let steps = steps(script, &config, &[ROUTER, ANSWER].concat()).await;
     assert_eq!(steps, ["connected", "joined", "published", "present", "remembered", "called", "left"]);
+    for encoding in ["json", "protobuf"] {
+        let script = node("deltas.mjs").env("SECRET", token::SECRET).env("ENCODING", encoding);
+        assert_eq!(self::steps(script, &config, ROUTER).await, DELTAS, "{encoding}");
+    }
 }
