@@ -61,7 +61,7 @@ fn malformed(error: &serde_json::Error) -> Malformed {
 }
 
 /// Strings are borrowed from the message unless they contain escapes.
-#[derive(serde::Deserialize, Default)]
+#[derive(serde::Deserialize, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -151,8 +151,9 @@ struct WireConnect<'a> {
     token: Field<Text<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    /// Each is read later, because a map of structs would take many times the memory of its message.
     #[serde(borrow)]
-    subs: Field<BTreeMap<Cow<'a, str>, Object<WireSubscribe<'a>>>>,
+    subs: Field<BTreeMap<Text<'a>, &'a RawValue>>,
     #[serde(borrow)]
     headers: Refused<'a>,
 }
@@ -311,9 +312,10 @@ impl<'a> Fields<'a> for Decoded<'a, '_> {
 
     fn connect(&mut self) -> Option<Connect<'a>> {
         let wire = self.wire.connect.0.take()?;
-        // Nothing reads the payloads in `subs`.
-        let sub = |(name, sub): (_, Object<_>)| {
-            Ok((name, subscribe(sub.0.unwrap_or_default(), |_| Ok(Bytes::new()))))
+        let sub = |(name, sub): (Text<'a>, &'a RawValue)| {
+            let sub: Object<_> = serde_json::from_str(sub.get()).map_err(|error| malformed(&error))?;
+            // Nothing reads the payloads in `subs`.
+            Ok((name.0, subscribe(sub.0.unwrap_or_default(), |_| Ok(Bytes::new()))))
         };
         Some(Connect {
             token: wire.token.0.0,
@@ -533,6 +535,20 @@ mod tests {
         let channels = ["a", "b"].map(|name| Channel::parse(name).expect("valid"));
         assert_eq!((connect.positions.len(), &connect.deltas[..]), (1, &channels[..]));
         assert_eq!(commands(r#"{"id":1,"subscribe":{"channel":"a","delta":5}}"#), Err(Malformed::Syntax));
+    }
+
+    #[test]
+    fn many_positions_cost_at_most_sixteen_times_their_message() {
+        for sub in ["{}", "null", r#"{"recover":true,"epoch":"e"}"#] {
+            let subs: Vec<_> = (0..4000).map(|number| format!(r#""{number:x}":{sub}"#)).collect();
+            let text = format!(r#"{{"id":1,"connect":{{"subs":{{{}}}}}}}"#, subs.join(","));
+            let mut message = Bytes::from(text);
+            let (bytes, mut next) = (message.len() as u64, None);
+            let used = allocation_counter::measure(|| next = next_command(&mut message));
+            assert!(matches!(next, Some(Ok(_))), "{sub}");
+            assert!(used.bytes_max <= 16 * bytes, "{} bytes for {bytes}: {sub}", used.bytes_max);
+        }
+        assert_eq!(commands(r#"{"id":1,"connect":{"subs":{"a":5}}}"#), Err(Malformed::Syntax));
     }
 
     #[test]
