@@ -8,6 +8,7 @@ mod conformance;
 mod deltas;
 mod direct;
 mod filters;
+mod fuzz;
 mod http2;
 mod malformed;
 mod nothing_lost;

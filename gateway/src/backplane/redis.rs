@@ -38,6 +38,9 @@ use crate::backplane::redis::commands::request::{Request, What};
 use crate::backplane::redis::components::Components;
 pub use crate::backplane::redis::connection::client::LOOKUPS_MAX;
 use crate::backplane::redis::context::Context;
+// For tests with hostile bytes.
+#[doc(hidden)]
+pub use crate::backplane::redis::format::again;
 use crate::backplane::redis::format::keys::{self, Keys};
 use crate::backplane::redis::format::wire;
 pub use crate::backplane::redis::limits::{Reconciler, States};

@@ -50,6 +50,9 @@ use crate::shutdown::{self, Phase};
 use crate::telemetry::metrics::{Metrics, Refused};
 
 pub use self::request::{RAW_PATH, WEBSOCKET_PATH};
+// For tests with hostile bytes.
+#[doc(hidden)]
+pub use self::stream::connect_parameter;
 
 /// Time to finish a response in progress when the gateway shuts down.
 const LAST_ANSWER: Duration = Duration::from_secs(1);

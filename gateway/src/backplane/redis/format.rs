@@ -1,5 +1,6 @@
 //! The data format in Redis: names of keys, encodings and scripts. Nothing here does I/O.
 
+pub mod again;
 pub(crate) mod input;
 pub(crate) mod keys;
 pub(crate) mod script;

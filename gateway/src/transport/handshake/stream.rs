@@ -291,7 +291,7 @@ fn message_encoding(headers: &HeaderMap) -> Encoding {
 }
 
 /// The first message of a client in the query of a URL.
-fn connect_parameter(query: &str) -> Option<Cow<'_, str>> {
+pub fn connect_parameter(query: &str) -> Option<Cow<'_, str>> {
     let mut parameters = form_urlencoded::parse(query.as_bytes());
     parameters.find_map(|(name, value)| (name == CONNECT_PARAMETER).then_some(value))
 }

@@ -1,0 +1,5 @@
+//! Runs the target `channel` with libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| gateway_fuzz::check("channel", data));
