@@ -14,6 +14,7 @@ mod malformed;
 mod nothing_lost;
 mod protobuf;
 mod raw;
+mod recovered;
 mod recovery;
 mod simulation;
 mod streams;

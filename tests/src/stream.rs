@@ -127,6 +127,22 @@ impl Stream {
         .await
     }
 
+    /// The next record of Protobuf with its length before it; `None` if the response has ended.
+    pub async fn record(&mut self) -> Option<Vec<u8>> {
+        within("a record of the stream", async {
+            loop {
+                if let Some(end) = end_of_record(&self.buffer) {
+                    return Some(self.buffer.drain(..end).collect());
+                }
+                if !self.read().await {
+                    assert!(self.buffer.is_empty(), "half a record: {:?}", self.buffer);
+                    return None;
+                }
+            }
+        })
+        .await
+    }
+
     /// The next message; `None` if the response has ended.
     pub async fn message(&mut self) -> Option<Value> {
         let events = self.header("content-type") == Some("text/event-stream");
@@ -195,4 +211,17 @@ impl Stream {
 pub async fn emulate(address: SocketAddr, session: &Value, node: &Value, data: &str) -> Answer {
     let body = json!({ "session": session, "node": node, "data": data }).to_string();
     request(address, "POST", "/emulation", &["Content-Type: application/json"], body.as_bytes()).await
+}
+
+/// Where the first record ends, if all of it has come.
+fn end_of_record(bytes: &[u8]) -> Option<usize> {
+    let mut length = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            let end = at + 1 + length;
+            return (bytes.len() >= end).then_some(end);
+        }
+    }
+    None
 }
