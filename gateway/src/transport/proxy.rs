@@ -200,10 +200,6 @@ impl AsyncRead for Unread {
         let length = self.bytes.len().min(into.remaining());
         into.put_slice(&self.bytes[..length]);
         self.bytes.drain(..length);
-        if self.bytes.is_empty() {
-            // A connection over TLS keeps this value for its whole life.
-            self.bytes = Vec::new();
-        }
         Poll::Ready(Ok(()))
     }
 }

@@ -1,9 +1,11 @@
 //! [`Tls`] speaks TLS on a listener. Its certificates, keys and authorities come from files, which are
 //! checked before they are used and can be exchanged while connections are open.
 
+mod ciphers;
 mod client;
 mod files;
 mod reload;
+mod session;
 mod stream;
 
 use std::io;
@@ -13,16 +15,15 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{NoClientAuth, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
-use tokio_rustls::TlsAcceptor;
 
 pub use self::client::ClientCertificate;
 use self::files::Contents;
 pub use self::reload::keep_current;
+pub use self::session::Session;
 pub use self::stream::Stream;
 use super::proxy::Unread;
 use crate::clock::Clock;
 use crate::config::{self, ClientCertificates, Config, ConfigError, ConfigErrors, TlsVersion};
-use crate::outbound::SOCKET_BYTES_MAX;
 use crate::telemetry::metrics::{ServedCertificate, TlsListener};
 
 /// The application protocols that are offered (RFC 7301).
@@ -121,14 +122,12 @@ impl Tls {
             Ok(None) | Err(_) => return Err(NotTls::Gone),
         }
         let server = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let bound = |session: &mut rustls::ServerConnection| session.set_buffer_limit(Some(SOCKET_BYTES_MAX));
-        let accepted = TlsAcceptor::from(server).accept_with(socket, bound).into_fallible().await;
-        let stream = accepted.map_err(|(error, socket)| NotTls::Failed(socket, error))?;
-        let session = stream.get_ref().1;
-        let chain = session.peer_certificates().unwrap_or_default();
+        let accepted = Session::accept(server, socket).await;
+        let session = accepted.map_err(|(error, socket)| NotTls::Failed(Unread::new(socket), error))?;
+        let chain = session.peer_certificates();
         let client = chain.first().and_then(|first| ClientCertificate::parse(first));
         let http2 = session.alpn_protocol() == Some(HTTP_2);
-        Ok(Encrypted { stream: Stream::Tls(Box::new(stream)), client, http2 })
+        Ok(Encrypted { stream: Stream::Tls(session), client, http2 })
     }
 
     fn served(&self) -> Served {
@@ -160,7 +159,7 @@ fn server(
     contents: &Contents,
     tickets: &Arc<dyn ProducesTickets>,
 ) -> Result<Server, ConfigErrors> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(ciphers::provider());
     let now = i64::try_from(Clock::start().now().unix / 1000).unwrap_or(i64::MAX);
     let (certificates, roots) = contents.parse(listener, settings, &provider, now)?;
     let failed = |error: &dyn std::fmt::Display| fault(listener, format!("failed to prepare TLS: {error}"));

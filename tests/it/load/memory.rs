@@ -1,7 +1,8 @@
-//! What clients make the gateway hold: reading makes nothing, answers and queues are bounded, and whoever
-//! fills them pays.
+//! What clients make the gateway hold: an idle connection costs little, reading makes nothing, answers and
+//! queues are bounded, and whoever fills them pays.
 
 mod answers;
+mod idle;
 mod queues;
 mod reading;
 mod sizes;

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream;
 
+use super::session::Session;
 use crate::hub::connection_handle::Socket;
 use crate::transport::proxy::Unread;
 
@@ -15,7 +15,7 @@ pub enum Stream {
     /// In the clear.
     Plain(Unread),
     /// Encrypted.
-    Tls(Box<TlsStream<Unread>>),
+    Tls(Box<Session>),
 }
 
 impl Stream {
