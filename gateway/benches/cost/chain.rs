@@ -95,7 +95,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         "connection; router publishes to `room:r42`, or to `room:{payload.room}`, for which it reads the JSON".to_owned(),
         "the last case is guest-no-sdk three times".to_owned(),
     ];
-    Ok(Table { title: "a published message meets three plugins (`Chain::on_message`)", notes, rows })
+    Ok(Table::compared("a published message meets three plugins (`Chain::on_message`)", notes, &rows))
 }
 
 fn ask<'a>(scale: &Scale, mut chain: Chain, routed: bool) -> Measure<'a> {

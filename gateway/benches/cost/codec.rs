@@ -117,7 +117,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
             .to_owned(),
         "encoding: once for all subscribers, with the header of the WebSocket frame".to_owned(),
     ];
-    Ok(Table { title: "JSON in and out", notes, rows })
+    Ok(Table::compared("JSON in and out", notes, &rows))
 }
 
 /// The command of [`publish_command`] in Protobuf.

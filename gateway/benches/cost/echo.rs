@@ -39,7 +39,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         "gateway: raw mode, answered by the plugin `echo`; bare: no plugin, each message answered by itself"
             .to_owned(),
     ];
-    Ok(Table { title: "echo over real sockets", notes, rows })
+    Ok(Table::compared("echo over real sockets", notes, &rows))
 }
 
 fn measure<'a>(

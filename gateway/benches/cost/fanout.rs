@@ -57,7 +57,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
             .to_owned(),
         "every subscriber checks that it gets every publication once and in order".to_owned(),
     ];
-    Ok(Table { title: "fan-out over real sockets", notes, rows })
+    Ok(Table::compared("fan-out over real sockets", notes, &rows))
 }
 
 /// What a round does.
@@ -120,7 +120,7 @@ fn publication(number: u64) -> String {
 }
 
 /// The number in what a subscriber gets.
-fn number(message: &[u8]) -> Option<u64> {
+pub(crate) fn number(message: &[u8]) -> Option<u64> {
     const KEY: &[u8] = br#""n":""#;
     let start = memchr::memmem::find(message, KEY)? + KEY.len();
     std::str::from_utf8(message.get(start..start + 8)?).ok()?.parse().ok()
@@ -205,7 +205,7 @@ impl Audience {
 }
 
 /// What the subscribers have heard.
-struct Hall {
+pub(crate) struct Hall {
     subscribers: usize,
     /// Every subscriber has heard this many publications.
     complete: Cell<u64>,
@@ -216,7 +216,7 @@ struct Hall {
 }
 
 impl Hall {
-    fn new(subscribers: usize) -> Self {
+    pub(crate) fn new(subscribers: usize) -> Self {
         Self {
             subscribers,
             complete: Cell::new(0),
@@ -243,7 +243,8 @@ impl Hall {
         }
     }
 
-    fn one_heard(&self, number: u64) {
+    /// A subscriber has heard the next publication.
+    pub(crate) fn one_heard(&self, number: u64) {
         let mut partly = self.partly.borrow_mut();
         let index = (number - self.complete.get() - 1) as usize;
         if index >= partly.len() {
@@ -257,13 +258,14 @@ impl Hall {
         }
     }
 
-    fn fail(&self, error: anyhow::Error) {
+    /// A subscriber cannot go on.
+    pub(crate) fn fail(&self, error: anyhow::Error) {
         self.failure.borrow_mut().get_or_insert(error);
         self.progress.notify_one();
     }
 
     /// Waits until every subscriber has heard a publication and all before it.
-    async fn heard(&self, number: u64) -> anyhow::Result<()> {
+    pub(crate) async fn heard(&self, number: u64) -> anyhow::Result<()> {
         while self.complete.get() < number {
             if let Some(error) = self.failure.take() {
                 return Err(error.context("a subscriber failed"));

@@ -5,8 +5,12 @@ use anyhow::{Context as _, ensure};
 /// Clients choose it at random; here nobody listens.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-const TEXT: u8 = 0x1;
+pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
+
+/// The bit of a compressed message (RFC 7692, 6).
+pub(crate) const COMPRESSED: u8 = 0x40;
 
 /// A text message.
 pub(crate) fn text(text: &str) -> Vec<u8> {
@@ -18,7 +22,8 @@ pub(crate) fn close() -> Vec<u8> {
     frame(CLOSE, &1000_u16.to_be_bytes())
 }
 
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+/// A message with this opcode, and perhaps the bit of a compressed one.
+pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
         len @ 0..=125 => frame.push(0x80 | len as u8),

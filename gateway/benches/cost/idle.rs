@@ -47,7 +47,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
             .to_owned(),
         "connect and leave: processor time of the server; the gateway also answers a connect command".to_owned(),
     ];
-    Ok(Table { title: "connections", notes, rows })
+    Ok(Table::compared("connections", notes, &rows))
 }
 
 type Address = std::net::SocketAddr;

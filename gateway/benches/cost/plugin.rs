@@ -58,7 +58,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         "bare wasmtime: a component of a few lines in the text format, on an engine set up likewise"
             .to_owned(),
     ];
-    Ok(Table { title: "one call of one plugin", notes, rows })
+    Ok(Table::compared("one call of one plugin", notes, &rows))
 }
 
 /// The smallest component with a function like `on-message.call`, and one with a function of nothing. Memory

@@ -20,7 +20,7 @@ const TITLE: &str = "three gateways on one Redis, a channel with subscribers at 
 pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     let Some(redis) = Server::redis()? else {
         let notes = vec!["left out: redis-server is not installed".to_owned()];
-        return Ok(Table { title: TITLE, notes, rows: Vec::new() });
+        return Ok(Table::compared(TITLE, notes, &[]));
     };
     let gateways: Vec<_> =
         (0..GATEWAYS).map(|_| Server::gateway_on(redis.address())).collect::<anyhow::Result<_>>()?;
@@ -81,7 +81,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
         "processor time of whole processes; one worker each; clients, gateways and redis share the machine"
             .to_owned(),
     ];
-    Ok(Table { title: TITLE, notes, rows })
+    Ok(Table::compared(TITLE, notes, &rows))
 }
 
 /// What a round came to.

@@ -20,7 +20,8 @@ use crate::client::PATIENCE;
 /// What the gateway under test differs in from its defaults: one worker, nobody is kept out, and no ping
 /// disturbs.
 const CONFIG: &str = "
-listen = { address = '127.0.0.1:0', workers = 1 }
+listen.address = '127.0.0.1:0'
+listen.workers = 1
 admin = { address = '' }
 limits = { connections_per_address_max = 1000000 }
 client = { anonymous = true, ping_interval = '10m' }
@@ -43,9 +44,14 @@ impl Server {
         Self::configured(CONFIG, plugins)
     }
 
+    /// The same without plugins, and with these settings in addition.
+    pub(crate) fn gateway_with(settings: &str) -> anyhow::Result<Self> {
+        Self::configured(&format!("{CONFIG}{settings}"), &[])
+    }
+
     /// One of several gateways on this Redis.
     pub(crate) fn gateway_on(redis: SocketAddr) -> anyhow::Result<Self> {
-        Self::configured(&format!("{CONFIG}redis = {{ url = 'redis://{redis}', prefix = 'gw' }}\n"), &[])
+        Self::gateway_with(&format!("redis = {{ url = 'redis://{redis}', prefix = 'gw' }}\n"))
     }
 
     /// `redis-server`, if it is installed: keeps nothing on disk.

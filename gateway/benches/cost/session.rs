@@ -75,7 +75,7 @@ pub(crate) fn run(scale: &Scale) -> anyhow::Result<Table> {
     ];
     let rows = compare(scale.rounds, cases)?;
     let notes = vec!["sockets take every byte at once; each message is flushed by itself".to_owned()];
-    Ok(Table { title: "a message on its way through a worker, without the kernel", notes, rows })
+    Ok(Table::compared("a message on its way through a worker, without the kernel", notes, &rows))
 }
 
 fn publish<'a>(scale: &Scale) -> Measure<'a> {

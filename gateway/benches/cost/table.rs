@@ -7,34 +7,50 @@ use crate::measure::{Compared, Samples};
 /// One group.
 pub(crate) struct Table {
     /// What it is about, in a line.
-    pub(crate) title: &'static str,
+    title: &'static str,
     /// What a reader has to know, a line each.
-    pub(crate) notes: Vec<String>,
-    pub(crate) rows: Vec<Compared>,
+    notes: Vec<String>,
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
 }
 
-const HEAD: [&str; 5] = ["case", "gateway", "against", "baseline", "ratio"];
+impl Table {
+    /// A row for each case.
+    pub(crate) fn compared(title: &'static str, notes: Vec<String>, cases: &[Compared]) -> Self {
+        let head = ["case", "gateway", "against", "baseline", "ratio"];
+        Self::of(title, notes, &head, cases.iter().map(cells).collect())
+    }
+
+    /// Rows of as many cells as the head has.
+    pub(crate) fn of(
+        title: &'static str,
+        notes: Vec<String>,
+        head: &[&'static str],
+        rows: Vec<Vec<String>>,
+    ) -> Self {
+        Self { title, notes, head: head.to_vec(), rows }
+    }
+}
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows: Vec<[String; 5]> = self.rows.iter().map(cells).collect();
-        let width = |column: usize| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([HEAD[column].len()]).max().unwrap_or(0)
+        let width = |(column, name): (usize, &&str)| {
+            let cells = self.rows.iter().map(|row| row[column].chars().count());
+            cells.chain([name.len()]).max().unwrap_or(0)
         };
-        let widths: [usize; 5] = std::array::from_fn(width);
+        let widths: Vec<usize> = self.head.iter().enumerate().map(width).collect();
         writeln!(f, "{}", self.title)?;
-        line(f, &HEAD, &widths)?;
-        for row in &rows {
-            line(f, &row.each_ref().map(String::as_str), &widths)?;
+        line(f, self.head.iter().copied(), &widths)?;
+        for row in &self.rows {
+            line(f, row.iter().map(String::as_str), &widths)?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "  * {note}"))
     }
 }
 
-fn cells(row: &Compared) -> [String; 5] {
+fn cells(row: &Compared) -> Vec<String> {
     let with_unit = |samples: &Samples| format!("{} {}", spread(samples), row.unit);
-    [
+    vec![
         row.name.clone(),
         with_unit(&row.gateway),
         row.against.to_owned(),
@@ -43,16 +59,20 @@ fn cells(row: &Compared) -> [String; 5] {
     ]
 }
 
-fn line(f: &mut fmt::Formatter<'_>, cells: &[&str; 5], widths: &[usize; 5]) -> fmt::Result {
+fn line<'a>(
+    f: &mut fmt::Formatter<'_>,
+    cells: impl Iterator<Item = &'a str>,
+    widths: &[usize],
+) -> fmt::Result {
     let mut text = String::new();
-    for (cell, width) in cells.iter().zip(widths) {
+    for (cell, width) in cells.zip(widths) {
         text += &format!("  {cell:<width$}");
     }
     writeln!(f, "{}", text.trim_end())
 }
 
 /// The median, and between which values all rounds lay if there were several.
-fn spread(samples: &Samples) -> String {
+pub(crate) fn spread(samples: &Samples) -> String {
     let median = number(samples.median());
     if samples.min() == samples.max() {
         return median;
@@ -61,7 +81,7 @@ fn spread(samples: &Samples) -> String {
 }
 
 /// Three digits that mean something.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0..10.0 => format!("{value:.2}"),
         10.0..100.0 => format!("{value:.1}"),
