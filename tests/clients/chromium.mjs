@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-// Opens a browser with a profile of its own, and with these arguments as well. `close` ends it and removes the profile.
-export async function openBrowser(more = []) {
+// Opens a browser with a profile of its own, and with more options. `close` ends it and removes the profile.
+export async function openBrowser(options = {}) {
   const profile = await mkdtemp(join(tmpdir(), "gateway-browser-"));
   const browser = await chromium.launchPersistentContext(profile, {
     executablePath: process.env.CHROMIUM,
@@ -20,8 +20,8 @@ export async function openBrowser(more = []) {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
-      ...more,
     ],
+    ...options,
   });
   const close = async () => {
     await browser.close();

@@ -31,7 +31,7 @@ const server = createServer((request, response) => {
   response.end(script ? library : html);
 });
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-const { browser, close } = await openBrowser(["--ignore-certificate-errors"]);
+const { browser, close } = await openBrowser({ ignoreHTTPSErrors: true });
 
 try {
   const page = await browser.newPage();
