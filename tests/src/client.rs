@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::gateway::Gateway;
@@ -196,6 +198,18 @@ impl Client {
                 other => panic!("expected a ping and not {other:?}"),
             }
         }
+    }
+
+    /// Does nothing for this long but answer pings. Returns how many came; nothing else may come.
+    pub async fn idle(&mut self, time: Duration) -> usize {
+        let (end, before) = (Instant::now() + time, self.pings);
+        while let Ok(next) = timeout_at(end, self.socket.receive()).await {
+            match next {
+                Ok(Message::Text(text)) if text.as_str() == "{}" => self.on_ping().await,
+                other => panic!("expected nothing but pings and not {other:?}"),
+            }
+        }
+        self.pings - before
     }
 
     /// Closes and waits until the gateway has.

@@ -99,24 +99,26 @@ impl RawClient {
 
     /// The next message, or the end. WebSocket pings are answered on the way.
     pub async fn next(&mut self, what: &str) -> Result<Message, Closed> {
-        within(what, async {
-            loop {
-                return match self.stream.next().await {
-                    Some(Ok(Message::Close(frame))) => {
-                        // Answers the close, so that the gateway need not linger.
-                        let _ = self.stream.flush().await;
-                        Err(frame.map_or(Closed::WITHOUT_A_WORD, |frame| Closed {
-                            code: Some(frame.code.into()),
-                            reason: frame.reason.to_string(),
-                        }))
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                    Some(Ok(message)) => Ok(message),
-                    Some(Err(_)) | None => Err(Closed::WITHOUT_A_WORD),
-                };
-            }
-        })
-        .await
+        within(what, self.receive()).await
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn receive(&mut self) -> Result<Message, Closed> {
+        loop {
+            return match self.stream.next().await {
+                Some(Ok(Message::Close(frame))) => {
+                    // Answers the close, so that the gateway need not linger.
+                    let _ = self.stream.flush().await;
+                    Err(frame.map_or(Closed::WITHOUT_A_WORD, |frame| Closed {
+                        code: Some(frame.code.into()),
+                        reason: frame.reason.to_string(),
+                    }))
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Ok(message)) => Ok(message),
+                Some(Err(_)) | None => Err(Closed::WITHOUT_A_WORD),
+            };
+        }
     }
 
     /// Closes with code 1000 and waits for the answer.

@@ -1,10 +1,12 @@
 //! A client that only receives a stream over HTTP, and sends its commands in requests of their own.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::http::{Answer, request};
 use crate::socket::Closed;
@@ -108,23 +110,39 @@ impl Stream {
 
     /// The next line, without its end; `None` if the response has ended.
     pub async fn line(&mut self) -> Option<String> {
-        within("a line of the stream", async {
-            loop {
-                if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                    return Some(String::from_utf8(line[..end].to_vec()).expect("text"));
-                }
-                if !self.read().await {
-                    assert!(
-                        self.buffer.is_empty(),
-                        "half a line: {:?}",
-                        String::from_utf8_lossy(&self.buffer)
-                    );
-                    return None;
-                }
+        within("a line of the stream", self.receive()).await
+    }
+
+    /// The same, however long it takes. Dropping the future loses nothing.
+    async fn receive(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(String::from_utf8(line[..end].to_vec()).expect("text"));
             }
-        })
-        .await
+            if !self.read().await {
+                assert!(self.buffer.is_empty(), "half a line: {:?}", String::from_utf8_lossy(&self.buffer));
+                return None;
+            }
+        }
+    }
+
+    /// Does nothing for this long but answer pings, in requests. Returns how many came; nothing else may come.
+    pub async fn idle(&mut self, time: Duration) -> usize {
+        let end = Instant::now() + time;
+        let mut pings = 0;
+        while let Ok(line) = timeout_at(end, self.receive()).await {
+            match line.as_deref() {
+                Some("{}" | "data: {}") => {
+                    pings += 1;
+                    let answer = self.send("{}").await;
+                    assert_eq!(answer.status, 204, "{}", answer.text());
+                }
+                Some("") => (),
+                other => panic!("expected nothing but pings and not {other:?}"),
+            }
+        }
+        pings
     }
 
     /// The next record of Protobuf with its length before it; `None` if the response has ended.

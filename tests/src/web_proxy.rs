@@ -13,6 +13,15 @@ use crate::port::free_address;
 use crate::process::Process;
 use crate::wait::eventually;
 
+/// The address of the gateway in the pages.
+const SHOWN: &str = "127.0.0.1:8000";
+
+/// A part of a configuration for the gateway at this address.
+fn at(server: SocketAddr, part: &str) -> String {
+    assert!(part.contains(SHOWN), "it names the gateway: {part}");
+    part.replace(SHOWN, &server.to_string())
+}
+
 /// A running proxy. Killed when dropped; its last log lines are shown if the test fails.
 #[derive(Debug)]
 pub struct WebProxy {
@@ -25,6 +34,30 @@ pub struct WebProxy {
 impl WebProxy {
     /// nginx, which passes requests and upgrades on to this server. `lines` are more lines of its `location`.
     pub async fn nginx(server: SocketAddr, lines: &str) -> Self {
+        Self::nginx_with(|address| {
+            format!(
+                "server {{\n\
+                 listen {address};\n\
+                 location / {{\n\
+                 proxy_pass http://{server};\n\
+                 proxy_http_version 1.1;\n\
+                 proxy_set_header Upgrade $http_upgrade;\n\
+                 proxy_set_header Connection upgrade;\n\
+                 {lines}\n\
+                 }}\n}}\n"
+            )
+        })
+        .await
+    }
+
+    /// nginx with a part of a configuration as a page shows it, in which the gateway is `127.0.0.1:8000`.
+    pub async fn nginx_as_shown(server: SocketAddr, part: &str) -> Self {
+        let part = at(server, part);
+        assert_eq!(part.matches("server {").count(), 1, "one server, which gets an address: {part}");
+        Self::nginx_with(|address| part.replace("server {", &format!("server {{\nlisten {address};"))).await
+    }
+
+    async fn nginx_with(http: impl Fn(SocketAddr) -> String) -> Self {
         Self::start("nginx", &["-e", "stderr", "-c"], |address, folder| {
             format!(
                 "daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;\n\
@@ -33,16 +66,19 @@ impl WebProxy {
                  access_log off;\n\
                  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n\
                  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;\n\
-                 server {{\n\
-                 listen {address};\n\
-                 location / {{\n\
-                 proxy_pass http://{server};\n\
-                 proxy_http_version 1.1;\n\
-                 proxy_set_header Upgrade $http_upgrade;\n\
-                 proxy_set_header Connection upgrade;\n\
-                 {lines}\n\
-                 }}\n}}\n}}\n"
+                 {}\n}}\n",
+                http(address)
             )
+        })
+        .await
+    }
+
+    /// HAProxy with a part of a configuration as a page shows it, in which the gateway is
+    /// `127.0.0.1:8000` and its back end is called `gateways`.
+    pub async fn haproxy_as_shown(server: SocketAddr, part: &str) -> Self {
+        let part = at(server, part);
+        Self::start("haproxy", &["-db", "-f"], |address, _| {
+            format!("{part}\nfrontend clients\n  bind {address}\n  default_backend gateways\n")
         })
         .await
     }
