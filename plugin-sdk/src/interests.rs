@@ -33,7 +33,9 @@ impl Interests {
     ///
     /// A pattern is a channel name in which a final `*` matches any rest. `*` alone matches only channels;
     /// patterns for users and connections begin with their sign (`#*`, `@*`), see
-    /// [`address::matches`](crate::address::matches()). The plugin always gets messages without a channel.
+    /// [`address::matches`](crate::address::matches()). The plugin always gets messages without a channel,
+    /// and subscriptions to wildcard patterns that may match one of its channels, see
+    /// [`address::concerns`](crate::address::concerns()).
     pub fn channels<S: Into<String>>(&mut self, patterns: impl IntoIterator<Item = S>) -> &mut Self {
         self.channels = Some(patterns.into_iter().map(Into::into).collect());
         self

@@ -28,6 +28,8 @@ pub enum Invalid {
     Character,
     /// A user id with a control character.
     Control,
+    /// A text with `*` that is no [pattern](crate::wildcard).
+    Pattern,
 }
 
 impl fmt::Display for Invalid {
@@ -39,6 +41,10 @@ impl fmt::Display for Invalid {
                 f.write_str("a channel name is made of visible ASCII characters other than \" \\ * { }")
             }
             Self::Control => f.write_str("a user id has no control characters"),
+            Self::Pattern => f.write_str(
+                "a pattern is a namespace, a colon and 1 to 16 segments between dots: text without `*`, `*`, or \
+                 `**` as the last one",
+            ),
         }
     }
 }
@@ -67,7 +73,7 @@ pub fn check(address: &str) -> Result<(), Invalid> {
 }
 
 /// What channels are made of: it needs no escaping in JSON, is no pattern, and carries no hash tag of Redis.
-fn is_plain(byte: &u8) -> bool {
+pub(crate) fn is_plain(byte: &u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'*' | b'{' | b'}')
 }
 

@@ -10,3 +10,4 @@ pub mod name;
 pub mod nearest;
 pub mod source;
 pub mod units;
+pub mod wildcard;

@@ -60,7 +60,7 @@ pub(super) fn connect(verdict: &Connect, call: &mut Call) -> Result<Instead, Str
     if let Some(refused) = refused {
         return Ok(Some(instead(refused, call)));
     }
-    are_addresses(&identity.channels, call).map(|()| None)
+    are_names(&identity.channels, is_subscription, call).map(|()| None)
 }
 
 /// Whether nothing is delivered in place of what a plugin replaced a publication with.
@@ -93,6 +93,11 @@ pub(super) fn is_address(name: &str) -> Result<(), String> {
     if address::is_valid(name) { Ok(()) } else { Err(format!("{name:?} is not a valid address")) }
 }
 
+/// The name of a subscription may be a pattern, too.
+pub(super) fn is_subscription(name: &str) -> Result<(), String> {
+    address::check_subscription(name).map_err(|why| format!("{name:?} is not a valid channel: {why}"))
+}
+
 /// For the functions of the host, which tell the plugin.
 pub(super) fn is_json(what: &str, bytes: &[u8]) -> Result<(), String> {
     is_syntax(what, bytes)?;
@@ -115,10 +120,14 @@ fn is_refusal(refusal: &Refusal, call: &mut Call) -> Result<(), String> {
 }
 
 fn are_addresses(names: &[String], call: &mut Call) -> Result<(), String> {
+    are_names(names, is_address, call)
+}
+
+fn are_names(names: &[String], check: fn(&str) -> Result<(), String>, call: &mut Call) -> Result<(), String> {
     are_few(names.len(), call)?;
     names.iter().try_for_each(|name| {
         call.spend(name.len())?;
-        is_address(name)
+        check(name)
     })
 }
 

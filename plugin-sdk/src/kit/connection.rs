@@ -276,7 +276,11 @@ impl<P: Plugin> Message<'_, P> {
         let kind = interests.asked_kinds().is_none_or(|kinds| kinds.contains(&self.kind));
         let channel = self.channel.is_empty()
             || interests.asked_channels().is_none_or(|patterns| {
-                patterns.iter().any(|pattern| address::matches(pattern, &self.channel))
+                let meant = match self.kind {
+                    Kind::Subscribe | Kind::SubRefresh => address::concerns,
+                    _ => address::matches,
+                };
+                patterns.iter().any(|pattern| meant(pattern, &self.channel))
             });
         kind && channel
     }

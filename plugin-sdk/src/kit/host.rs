@@ -253,7 +253,7 @@ pub(crate) fn publish(address: &str, payload: &[u8]) -> Result<(), HostError> {
 pub(crate) fn subscribe(channel: &str) -> Result<(), HostError> {
     ask(|call| {
         call.permit(WHILE_CONNECTED, channel.len())?;
-        valid(channel)?;
+        subscribable(channel)?;
         call.effects.push(Effect::Subscribe(channel.to_owned()));
         Ok(())
     })
@@ -262,7 +262,7 @@ pub(crate) fn subscribe(channel: &str) -> Result<(), HostError> {
 pub(crate) fn unsubscribe(channel: &str) -> Result<(), HostError> {
     ask(|call| {
         call.permit(WHILE_CONNECTED, channel.len())?;
-        valid(channel)?;
+        subscribable(channel)?;
         call.effects.push(Effect::Unsubscribe(channel.to_owned()));
         Ok(())
     })
@@ -314,7 +314,7 @@ pub(crate) fn subscribe_address(address: &str, channel: &str) -> Result<(), Host
     ask(|call| {
         call.permit(ANY, address.len() + channel.len())?;
         reachable(address)?;
-        valid(channel)?;
+        subscribable(channel)?;
         call.effects.push(Effect::subscribe_address(address, channel));
         Ok(())
     })
@@ -324,7 +324,7 @@ pub(crate) fn unsubscribe_address(address: &str, channel: &str) -> Result<(), Ho
     ask(|call| {
         call.permit(ANY, address.len() + channel.len())?;
         reachable(address)?;
-        valid(channel)?;
+        subscribable(channel)?;
         call.effects.push(Effect::unsubscribe_address(address, channel));
         Ok(())
     })
@@ -341,7 +341,7 @@ pub(crate) fn refresh(expires_at: Option<u64>) -> Result<(), HostError> {
 pub(crate) fn refresh_subscription(channel: &str, expires_at: Option<u64>) -> Result<(), HostError> {
     ask(|call| {
         call.permit(WHILE_CONNECTED, channel.len() + size_of::<u64>())?;
-        valid(channel)?;
+        subscribable(channel)?;
         call.effects.push(Effect::refresh_subscription(channel, expires_at));
         Ok(())
     })
@@ -418,6 +418,11 @@ pub(crate) fn emit(upstream: &str, payload: &[u8]) -> Result<(), HostError> {
         call.effects.push(Effect::emit(upstream, payload));
         Ok(())
     })
+}
+
+/// Whether a text is a channel, or a pattern of channels.
+fn subscribable(channel: &str) -> Result<(), HostError> {
+    check::is_subscription(channel).map_err(|why| HostError::new(HostErrorKind::InvalidAddress, why))
 }
 
 fn valid(address: &str) -> Result<(), HostError> {

@@ -200,7 +200,9 @@ impl<P: Embedded> Kit<P> {
 fn reader() -> Reader<Kind, String> {
     Reader {
         kinds: Kind::ALL.map(|kind| (kind.name(), kind)).into(),
-        channel: |name| address::check(name).map(|()| name.to_owned()).map_err(|error| error.to_string()),
+        channel: |name| {
+            address::check_subscription(name).map(|()| name.to_owned()).map_err(|error| error.to_string())
+        },
     }
 }
 

@@ -57,7 +57,7 @@ impl Profile {
         if names.len() > CHANNELS_MAX {
             return Err(Rejected::Invalid(format!("claim `{path}` has more than {CHANNELS_MAX} channels")));
         }
-        if names.iter().any(|name| !address::is_valid(name)) {
+        if names.iter().any(|name| address::check_subscription(name).is_err()) {
             return Err(Rejected::Invalid(format!("claim `{path}` holds a text that is no channel name")));
         }
         Ok(names)

@@ -16,8 +16,9 @@ const OVERRIDE: &str = "override";
 pub(crate) struct TokenChannels(pub(crate) Vec<String>);
 
 impl TokenChannels {
+    /// Whether a channel needs a token of its own, or a channel that a wildcard pattern may match.
     pub(crate) fn cover(&self, channel: &str) -> bool {
-        self.0.iter().any(|pattern| address::matches(pattern, channel))
+        self.0.iter().any(|pattern| address::concerns(pattern, channel))
     }
 
     /// Refuses the token of a subscription where one of a connection is asked for: it was given for less.

@@ -118,6 +118,25 @@ fn a_permission_does_not_replace_the_token() {
 }
 
 #[test]
+fn a_pattern_that_may_match_such_a_channel_needs_a_token_too() {
+    let mut kit =
+        kit_with(json!({"secret": SECRET, "token_channels": ["rooms:private*"], "permissions": "claims"}));
+    let everything = token(&json!({"sub": "42", "exp": NOW + 60, "subscribe": ["*"]}));
+    kit.connection("c1").connect(&everything).send();
+    let mut ask = |pattern: &str, token: &str| {
+        kit.connection("c1").message(Kind::Subscribe).channel(pattern).token(token).send().verdict
+    };
+    let denied = Verdict::deny(103, "permission denied");
+    for pattern in ["rooms:*", "rooms:**", "rooms:*.a", "rooms:private.*"] {
+        assert_eq!(ask(pattern, ""), denied, "{pattern}");
+        assert_eq!(ask(pattern, &pass_with("channel", json!(pattern))), Verdict::allow(), "{pattern}");
+        assert_eq!(ask(pattern, &pass_with("channel", json!("rooms:private"))), denied, "{pattern}");
+    }
+    assert_eq!(ask("rooms:open.*", ""), Verdict::allow());
+    assert_eq!(ask("news:*", ""), Verdict::allow());
+}
+
+#[test]
 fn the_token_of_a_subscription_admits_nobody() {
     check_refused_by(&mut private(), &token(&pass()), "it is for a subscription (`channel`)");
     // Where no channel needs one, the claim is none of ours.
