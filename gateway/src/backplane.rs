@@ -6,6 +6,9 @@
 //! - *Order*: a worker receives the publications of a channel in the order of their offsets.
 //! - *Gaps*: a subscriber that tracks its position finds a missing offset at the next publication of the
 //!   channel. Losses in a worker's inbox are found at once by comparing positions.
+//! - *Patterns*: interest in a pattern is interest in the [feed](Channel::feed) of its namespace.
+//!   Publications that `patterns` marks reach the workers with interest in it as [`Delivery::Feed`], in the
+//!   order of their channel and at most once. A loss is not noticed, because patterns have no streams.
 //! - *Streams*: offsets of a channel start at 1 and rise by 1 within an epoch; a stream that was forgotten
 //!   starts with a new epoch. Reading creates no stream: a read of an empty channel returns offset 0 and an
 //!   epoch that is the same for every reader. The first publication continues from there: its epoch has the
@@ -227,6 +230,8 @@ pub struct NewPublication<'a> {
     pub tags: Option<Arc<Tags>>,
     /// The retention of the channel.
     pub retention: Retention,
+    /// Deliver it to the subscribers of patterns, too.
+    pub patterns: bool,
     /// Deliver it without a number, and keep it nowhere, whatever the retention of the channel.
     pub skip_history: bool,
     /// Its conditions; `None` for most publications.
@@ -326,7 +331,7 @@ pub trait Backplane: Send + Sync {
     fn answers_later(&self) -> bool;
 
     /// Notes that a worker has a subscriber in a channel. After the response the worker gets everything
-    /// published there.
+    /// published there. The channel may be the feed of a namespace.
     fn add_interest(&self, worker: usize, channel: &Channel, reply_to: ReplyTo) -> Outcome<()>;
 
     /// Notes that a worker has no subscriber in a channel any more.

@@ -332,6 +332,8 @@ pub struct Namespace {
     pub tag_filter: bool,
     /// Whether subscribers may get deltas in place of payloads.
     pub delta: bool,
+    /// Whether clients may subscribe to patterns of its channels; never for channels without a namespace.
+    pub wildcards: bool,
     /// Who may subscribe if no plugin decided; never [`Access::Subscribers`].
     pub allow_subscribe: Access,
     /// Who may publish if no plugin decided.
@@ -360,6 +362,8 @@ pub enum Access {
 pub struct Memory {
     /// Maximum number of channels with subscribers.
     pub channels_max: usize,
+    /// Maximum number of different patterns with subscribers on one worker.
+    pub patterns_max: usize,
     /// Maximum number of channels without subscribers that exist for their publications; only without Redis.
     pub unsubscribed_channels_max: usize,
     /// Maximum number of publications queued for one worker.

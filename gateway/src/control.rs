@@ -173,6 +173,7 @@ impl Control {
                 info: None,
                 tags,
                 retention,
+                patterns: namespace.wildcards,
                 skip_history,
                 conditions,
                 charge: Some(charge),

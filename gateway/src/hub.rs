@@ -5,6 +5,7 @@ pub mod class;
 pub mod connection_handle;
 mod deltas;
 pub mod emulation;
+mod patterns;
 pub mod signal;
 mod survey;
 
@@ -27,21 +28,26 @@ use crate::protocol::command::Position;
 use crate::protocol::filter::TagFilter;
 use crate::protocol::framing::FrameMaker;
 use crate::protocol::push::{Following, Form, Push, PushKind};
+use crate::protocol::tags::Tags;
 use class::Classes;
 use connection_handle::ConnectionHandle;
 use deltas::{Bases, DeltaState};
+use patterns::PatternIndex;
 use signal::Signal;
 
 /// The subscriptions and connections of one worker.
 pub struct Hub {
     ids: ConnectionIds,
+    /// By channel or pattern.
     channels: HashMap<Channel, Subscribers>,
+    /// Finds the patterns among them.
+    patterns: PatternIndex,
     /// By connection number, to find the target of a message to one connection.
     handles: FxHashMap<u64, Admitted>,
     subscriptions: usize,
     /// Filters by channel and connection number. Apart from the subscribers, because most have none: where
     /// nobody filters, a delivery costs nothing more.
-    filters: HashMap<Channel, FxHashMap<u64, Arc<TagFilter>>>,
+    filters: HashMap<Channel, Filters>,
     /// Apart from the subscribers for the same reason.
     bases: Bases,
     classes: Classes,
@@ -66,13 +72,16 @@ pub trait Views {
 }
 
 /// Sends the same push to all classes.
-struct Same<'a>(&'a Push);
+pub struct Same<'a>(pub &'a Push);
 
 impl Views for Same<'_> {
     fn of(&mut self, _: u32, _: &Classes) -> Option<&Push> {
         Some(self.0)
     }
 }
+
+/// The filters of the subscribers of one channel, by connection number.
+type Filters = FxHashMap<u64, Arc<TagFilter>>;
 
 /// By connection number. A dense list, iterated for each publication, with removal in constant time.
 type Subscribers = IndexMap<u64, Subscriber, FxBuildHasher>;
@@ -152,6 +161,7 @@ impl Hub {
         Self {
             ids,
             channels: HashMap::new(),
+            patterns: PatternIndex::default(),
             handles: FxHashMap::default(),
             subscriptions: 0,
             filters: HashMap::new(),
@@ -198,7 +208,8 @@ impl Hub {
         }
     }
 
-    /// Adds a subscription or changes its settings. True if it is the first of this worker in the channel.
+    /// Adds a subscription or changes its settings. True if it is the first of this worker in the channel; if
+    /// it is to a pattern, the first to any pattern of the namespace.
     pub fn subscribe(
         &mut self,
         channel: &Channel,
@@ -227,7 +238,7 @@ impl Hub {
             }
             None => self.forget_filter(channel, handle.number),
         }
-        first
+        if first && channel.is_pattern() { self.patterns.insert(channel) } else { first }
     }
 
     /// Sets the position after which a subscription must miss nothing.
@@ -264,7 +275,8 @@ impl Hub {
         }
     }
 
-    /// Removes a subscription. True if it was the last of this worker in the channel.
+    /// Removes a subscription. True if it was the last of this worker in the channel; if it was to a pattern,
+    /// the last to any pattern of the namespace.
     pub fn unsubscribe(&mut self, channel: &Channel, number: u64) -> bool {
         let Some(subscribers) = self.channels.get_mut(channel) else { return false };
         if let Some(removed) = subscribers.swap_remove(&number) {
@@ -276,7 +288,7 @@ impl Hub {
             self.channels.remove(channel);
         }
         self.forget_filter(channel, number);
-        last
+        if last && channel.is_pattern() { self.patterns.remove(channel) } else { last }
     }
 
     fn forget_filter(&mut self, channel: &Channel, number: u64) {
@@ -333,15 +345,8 @@ impl Hub {
                     .map(|last| Following::new(push, publication, last.base.as_ref(), maker));
                 let has_deltas = following.is_some();
                 let spread = Spread { channel, offset, epoch, classes, maker, following };
-                let delivered = match self.filters.get(channel) {
-                    None => spread.to(subscribers, views, |_| true),
-                    Some(filters) => {
-                        let tags = publication.tags.as_deref();
-                        let wanted =
-                            |number: u64| filters.get(&number).is_none_or(|filter| filter.wants(tags));
-                        spread.to(subscribers, views, wanted)
-                    }
-                };
+                let (filters, tags) = (self.filters.get(channel), publication.tags.as_deref());
+                let delivered = spread.filtered(subscribers, filters, tags, views);
                 if has_deltas {
                     self.bases.keep(channel, publication);
                 }
@@ -445,6 +450,23 @@ struct Spread<'a> {
 }
 
 impl Spread<'_> {
+    /// Queues it for the subscribers whose filter accepts its tags.
+    fn filtered(
+        &self,
+        subscribers: &mut Subscribers,
+        filters: Option<&Filters>,
+        tags: Option<&Tags>,
+        views: &mut impl Views,
+    ) -> Delivered {
+        match filters {
+            None => self.to(subscribers, views, |_| true),
+            Some(filters) => {
+                let wanted = |number: u64| filters.get(&number).is_none_or(|filter| filter.wants(tags));
+                self.to(subscribers, views, wanted)
+            }
+        }
+    }
+
     /// Queues it for the subscribers that `wanted` selects by connection number. All others advance their
     /// position too.
     fn to(

@@ -217,14 +217,14 @@ impl Api<'_> {
     }
 
     fn subscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
-        let (address, channel) = (address(&mut fields)?, no_address(channel(&mut fields)?)?);
+        let (address, channel) = (address(&mut fields)?, no_address(subscription(&mut fields)?)?);
         fields.finish()?;
         self.control.subscribe(&address, &channel)?;
         Ok(Nothing {})
     }
 
     fn unsubscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
-        let (address, channel) = (address(&mut fields)?, no_address(channel(&mut fields)?)?);
+        let (address, channel) = (address(&mut fields)?, no_address(subscription(&mut fields)?)?);
         fields.finish()?;
         self.control.unsubscribe(&address, &channel)?;
         Ok(Nothing {})
@@ -300,6 +300,12 @@ impl Api<'_> {
 
 fn channel(fields: &mut Fields) -> Result<Channel, Failure> {
     Ok(parse_channel(&fields.required::<String>("channel")?)?)
+}
+
+/// The channel or pattern of a subscription.
+fn subscription(fields: &mut Fields) -> Result<Channel, Failure> {
+    let name = fields.required::<String>("channel")?;
+    Ok(Channel::parse_subscription(&name).map_err(|error| bad_request(error.to_string()))?)
 }
 
 /// The address of an order.

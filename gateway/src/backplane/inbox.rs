@@ -20,6 +20,8 @@ use crate::survey::{Question, Seen};
 pub enum Delivery {
     /// A push for the subscribers on this worker.
     Push(Arc<Push>),
+    /// A publication for the subscribers of patterns on this worker.
+    Feed(Arc<Push>),
     /// An order for the connections of an address.
     Order {
         /// A user or a connection.
@@ -109,7 +111,7 @@ impl Inbox {
         let (waiting, bytes) = (queue.len(), delivery.bytes());
         match delivery {
             // Publishers that checked for room at the same moment may exceed the bound slightly.
-            Delivery::Push(_) | Delivery::StreamTop(..)
+            Delivery::Push(_) | Delivery::Feed(_) | Delivery::StreamTop(..)
                 if waiting >= self.pushes_max || self.bytes() > self.bytes_max =>
             {
                 self.lost.store(true, Ordering::Relaxed);
@@ -160,7 +162,7 @@ impl Delivery {
     /// When this process accepted or received a publication.
     pub fn accepted(&self) -> Option<Duration> {
         match self {
-            Self::Push(push) => push.accepted,
+            Self::Push(push) | Self::Feed(push) => push.accepted,
             _ => None,
         }
     }
@@ -169,7 +171,7 @@ impl Delivery {
     /// for none.
     fn bytes(&self) -> usize {
         match self {
-            Self::Push(push) => push.bytes(),
+            Self::Push(push) | Self::Feed(push) => push.bytes(),
             Self::Input(input) => input.data.len(),
             Self::Answer { .. }
             | Self::Order { .. }

@@ -3,6 +3,7 @@
 //! Channels are spread over shards by name. One short critical section assigns the offset of a publication
 //! and puts it into the inboxes of the interested workers; this gives a channel one order.
 
+mod feeds;
 mod present;
 mod publish;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::oneshot;
 
+use self::feeds::Feeds;
 use self::present::Present;
 use self::publish::Remembered;
 use super::{
@@ -49,6 +51,7 @@ const FORGOTTEN_MAX: usize = 1 << 20;
 /// See the module.
 pub struct Memory {
     shards: Sharded<Shard, SHARDS>,
+    feeds: Feeds,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
     /// Number of channels with subscribers.
@@ -92,6 +95,21 @@ enum Standing {
     Wanted,
 }
 
+/// The workers that get a push, one bit each.
+#[derive(Clone, Copy)]
+struct Receivers {
+    /// For the subscribers of its channel.
+    interest: u64,
+    /// For the subscribers of patterns.
+    feed: u64,
+}
+
+impl Receivers {
+    fn are_none(self) -> bool {
+        self.interest | self.feed == 0
+    }
+}
+
 struct Stream {
     top: Position,
     kept: VecDeque<(Duration, Arc<Publication>)>,
@@ -115,6 +133,7 @@ impl Memory {
         let shard = || Shard { entries: HashMap::new(), forgotten: vec![0; forgotten].into() };
         Self {
             shards: Sharded::new(shard),
+            feeds: Feeds::default(),
             inboxes,
             ids,
             wanted: AtomicUsize::new(0),
@@ -202,16 +221,21 @@ impl Memory {
         }
     }
 
-    fn spread(&self, interest: u64, push: Push) {
-        if interest == 0 {
+    /// Puts a push into the inboxes of the workers with subscribers of its channel, and of those with
+    /// subscribers of patterns in its namespace.
+    fn spread(&self, workers: Receivers, push: Push) {
+        if workers.are_none() {
             return;
         }
         let push = Arc::new(push);
-        let mut left = interest;
-        while left != 0 {
-            let worker = left.trailing_zeros() as usize;
-            left &= left - 1;
-            self.inboxes[worker].put(Delivery::Push(push.clone()));
+        for (mut left, delivery) in
+            [(workers.interest, Delivery::Push as fn(_) -> _), (workers.feed, Delivery::Feed)]
+        {
+            while left != 0 {
+                let worker = left.trailing_zeros() as usize;
+                left &= left - 1;
+                self.inboxes[worker].put(delivery(push.clone()));
+            }
         }
     }
 
@@ -239,7 +263,8 @@ impl Memory {
             if announce {
                 let member = member.clone();
                 let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
-                self.spread(entry.interest, Push::new(channel.clone(), kind));
+                let workers = Receivers { interest: entry.interest, feed: 0 };
+                self.spread(workers, Push::new(channel.clone(), kind));
             }
             Ok(())
         });
@@ -398,6 +423,10 @@ impl Backplane for Memory {
     }
 
     fn add_interest(&self, worker: usize, channel: &Channel, _: ReplyTo) -> Outcome<()> {
+        if channel.is_pattern() {
+            self.feeds.add(worker, channel);
+            return Outcome::Ready(Ok(()));
+        }
         Outcome::Ready(self.with(channel, true, |entry, _| {
             entry.interest |= 1 << worker;
             Ok(())
@@ -405,6 +434,9 @@ impl Backplane for Memory {
     }
 
     fn remove_interest(&self, worker: usize, channel: &Channel) {
+        if channel.is_pattern() {
+            return self.feeds.remove(worker, channel);
+        }
         let _ = self.with(channel, false, |entry, _| {
             entry.interest &= !(1 << worker);
             Ok(())

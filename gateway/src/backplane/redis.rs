@@ -157,6 +157,7 @@ impl Backplane for Redis {
             info,
             tags,
             mut retention,
+            patterns,
             skip_history,
             conditions,
             charge,
@@ -165,14 +166,21 @@ impl Backplane for Redis {
         let Components { context, topology, agreement, requests, subscriptions, .. } = &self.components;
         let local = |workers: Option<u64>, charge: Option<Charge>| {
             let workers = workers.unwrap_or_else(|| subscriptions.interest.workers(channel, None));
-            if let Err(error) = find_room(&context.inboxes, workers, bytes) {
+            let feed = if patterns { channel.feed() } else { None };
+            let feed = feed.map_or(0, |feed| subscriptions.interest.feed_workers(&feed, None));
+            if let Err(error) = find_room(&context.inboxes, workers | feed, bytes) {
                 return Outcome::Ready(Err(error));
             }
             let (data, info, tags) = (data.clone(), info.clone(), tags.clone());
             let publication = Arc::new(Publication { data, json, offset: 0, info, tags });
-            let kind = PushKind::Publication { publication, epoch: Arc::default() };
-            let push = Push::new(channel.clone(), kind).accepted_at(at).charged(charge);
-            subscriptions.deliver(push, Some(workers));
+            let push = || {
+                let kind = PushKind::Publication { publication: publication.clone(), epoch: Arc::default() };
+                Push::new(channel.clone(), kind).accepted_at(at)
+            };
+            if feed != 0 {
+                subscriptions.deliver_feed(push(), feed);
+            }
+            subscriptions.deliver(push().charged(charge), Some(workers));
             Outcome::Ready(Ok(Published::default()))
         };
         // Another node may have used the same key.
@@ -197,7 +205,7 @@ impl Backplane for Redis {
             return Outcome::Ready(Err(UNAVAILABLE.because(NOT_PUBLISHED)));
         } else if writes {
             let body = wire::body(&data, json, info.as_deref(), tags.as_deref());
-            What::Publish { channel: channel.clone(), body, retention, skip_history, conditions }
+            What::Publish { channel: channel.clone(), body, retention, patterns, skip_history, conditions }
         } else if status.connection().is_none() {
             // Other gateways keep this channel's history: clients that recover there would miss the
             // publication.
@@ -209,7 +217,8 @@ impl Backplane for Redis {
             let address = (channel.target() != Target::Channel).then_some(channel);
             let body = wire::body(&data, json, info.as_deref(), tags.as_deref());
             let message = wire::unnumbered(address, &body);
-            What::Spread { to: Some(channel.clone()), message, publication: true, skip_history }
+            let to = Some(channel.clone());
+            What::Spread { to, message, publication: true, patterns, skip_history }
         };
         let room = requests.room_for(bytes);
         if room.is_none() {

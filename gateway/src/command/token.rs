@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::builder::PossibleValuesParser;
-use gateway_plugin_grammar::{address, units};
+use gateway_plugin_grammar::{address, units, wildcard};
 use serde_json::Value;
 
 use super::{Failure, config_or_here, print};
@@ -86,7 +86,9 @@ fn user(text: &str) -> Result<String, String> {
 }
 
 fn channel(text: &str) -> Result<String, String> {
-    address::check(text).map(|()| text.to_owned()).map_err(|invalid| format!("the channel {invalid}"))
+    wildcard::check_subscription(text)
+        .map(|()| text.to_owned())
+        .map_err(|invalid| format!("the channel {invalid}"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

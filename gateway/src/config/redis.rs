@@ -9,7 +9,7 @@ use super::external::external_secret;
 use super::read::{Document, Invalid};
 use super::resolve::{GIB, MIB, MINUTE, SECOND};
 use super::topology::{authority, topology};
-use super::{Namespace, Namespaces, Redis, Secret};
+use super::{Namespace, Namespaces, Redis, RedisTopology, Secret};
 
 const PASSWORD: &str = "\"env:NAME\" or \"file:PATH\" of a password of 1 to 512 bytes, or \"\" for none";
 const PREFIX: &str = "1 to 64 letters, digits, `_`, `-`, `.` and `:`";
@@ -53,6 +53,11 @@ pub(super) fn redis(
     if topology.is_none() && !replicated.is_empty() {
         let found = format!("no Redis server together with `min_replicas` in {replicated}");
         section.conflict(&["url"], &found, "a server, or `min_replicas = 0` everywhere");
+    }
+    let open = tables(namespaces, |namespace| namespace.wildcards);
+    if matches!(topology, Some(RedisTopology::Servers(_))) && !open.is_empty() {
+        let found = format!("several servers together with `wildcards` in {open}");
+        section.conflict(&["urls"], &found, "one server, Sentinels or a Cluster, or `wildcards = false`");
     }
     section.finish();
     Some(Redis {
@@ -177,6 +182,21 @@ mod tests {
         }
         let text = "redis.url = 'redis://localhost'\n[channel]\nhistory_size = 1\nmin_replicas = 2";
         assert_eq!(Config::parse(text, "test").unwrap().namespaces.default.min_replicas, 2);
+    }
+
+    #[test]
+    fn patterns_need_servers_that_pass_on_to_each_other() {
+        let config = |servers: &str| {
+            Config::parse(&format!("redis.{servers}\n[namespaces.chat]\nwildcards = true"), "test")
+        };
+        let errors = config("urls = ['redis://a', 'redis://b']").unwrap_err().to_string();
+        assert!(
+            errors.contains("several servers together with `wildcards` in [namespaces.chat]"),
+            "{errors}"
+        );
+        for servers in ["url = 'redis://a'", "cluster = ['redis://a']"] {
+            assert!(config(servers).unwrap().redis.is_some(), "{servers}");
+        }
     }
 
     #[test]

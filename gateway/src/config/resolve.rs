@@ -317,19 +317,20 @@ fn raw(document: &Document<'_>) -> Raw {
 }
 
 fn namespaces(document: &Document<'_>) -> Namespaces {
-    let default = Arc::new(namespace(document.section("channel")));
+    let default = Arc::new(namespace(document.section("channel"), false));
     let mut named = HashMap::new();
     for (name, section) in document.sections("namespaces", "channel") {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         if name.is_empty() || name.len() > NAMESPACE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
             section.misnamed(name, "a name of 1 to 64 letters, digits, `_`, `-` and `.`");
         }
-        named.insert(name.into(), Arc::new(namespace(section)));
+        named.insert(name.into(), Arc::new(namespace(section, true)));
     }
     Namespaces { default, named }
 }
 
-fn namespace(section: Section<'_, '_>) -> Namespace {
+/// `named` is whether the channels have a namespace.
+fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
     let namespace = Namespace {
         history_size: section.count("history_size", 0..=10_000),
         history_ttl: section.duration("history_ttl", SECOND..=30 * DAY),
@@ -340,11 +341,19 @@ fn namespace(section: Section<'_, '_>) -> Namespace {
         join_leave: section.flag("join_leave"),
         tag_filter: section.flag("tag_filter"),
         delta: section.flag("delta"),
+        wildcards: section.flag("wildcards"),
         allow_subscribe: access(&section, "allow_subscribe"),
         allow_publish: access(&section, "allow_publish"),
         allow_history: access(&section, "allow_history"),
         allow_presence: access(&section, "allow_presence"),
     };
+    if namespace.wildcards && !named {
+        section.conflict(
+            &["wildcards"],
+            "patterns of channels without a namespace",
+            "false; patterns are permitted in tables of `[namespaces]`",
+        );
+    }
     let has_history = namespace.history_size > 0;
     if namespace.recovery && !has_history {
         section.conflict(
@@ -398,6 +407,7 @@ fn memory(document: &Document<'_>) -> Memory {
     let section = document.section("memory");
     let memory = Memory {
         channels_max: section.count("channels_max", 1..=10_000_000),
+        patterns_max: section.count("patterns_max", 1..=1_000_000),
         unsubscribed_channels_max: section.count("unsubscribed_channels_max", 1..=10_000_000),
         inbox_deliveries_max: section.count("inbox_deliveries_max", 1_024..=1_048_576),
         inbox_bytes_max: section.size("inbox_bytes_max", MIB..=16 * GIB),

@@ -132,12 +132,14 @@ fn every_key_reaches_its_own_field() {
         join_leave = true
         tag_filter = true
         delta = true
+        wildcards = true
         allow_subscribe = "users"
         allow_publish = "subscribers"
         allow_history = "anyone"
         allow_presence = "users"
         [memory]
         channels_max = 28
+        patterns_max = 31
         unsubscribed_channels_max = 29
         inbox_deliveries_max = 2048
         inbox_bytes_max = "44MiB"
@@ -260,6 +262,7 @@ fn every_key_reaches_its_own_field() {
                     join_leave: true,
                     tag_filter: true,
                     delta: true,
+                    wildcards: true,
                     allow_subscribe: Access::Users,
                     allow_publish: Access::Subscribers,
                     allow_history: Access::Anyone,
@@ -269,6 +272,7 @@ fn every_key_reaches_its_own_field() {
         },
         memory: Memory {
             channels_max: 28,
+            patterns_max: 31,
             unsubscribed_channels_max: 29,
             inbox_deliveries_max: 2048,
             inbox_bytes_max: 44 << 20,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use indexmap::IndexMap;
 
+pub(super) use self::command::NO_PATTERNS;
 use self::expiring::Expiring;
 use super::effect::Effect;
 use super::event::{Ending, Event, Subscriber};

@@ -21,7 +21,7 @@ use crate::config::{Config, Namespace};
 use crate::explain::{Explain, Picker};
 use crate::hub::connection_handle::Unflushed;
 use crate::hub::signal::Signal;
-use crate::hub::{Delivered, Hub};
+use crate::hub::{Delivered, Hub, Same};
 use crate::plugin::chain::Chain;
 use crate::plugin::event::{Client, DisconnectEvent, Tick};
 use crate::plugin::verdict::{Action, Effect as PluginEffect, Refusal};
@@ -247,6 +247,7 @@ impl WorkerState {
             info,
             tags: None,
             retention,
+            patterns: namespace.wildcards,
             skip_history: false,
             conditions: None,
             charge,
@@ -367,12 +368,13 @@ impl WorkerState {
         match delivery {
             Delivery::Push(push) => {
                 let views = self.chain.borrow().wants_deliveries(&push.channel);
-                let Delivered { sent, full, gaps, filtered } = self.deliver(now, &push, views);
-                let metrics = self.metrics();
-                metrics.publications_delivered.add(sent as u64);
-                metrics.messages_out.add(sent as u64);
-                let compressed = (self.count_compressed() / COMPRESSED_BYTES_PER_FRAME) as usize;
-                1 + sent + full + gaps + filtered + compressed + if views { VIEWS_WEIGHT } else { 0 }
+                let delivered = self.deliver(now, &push, views);
+                self.delivered(delivered, views)
+            }
+            Delivery::Feed(push) => {
+                let views = self.chain.borrow().wants_deliveries(&push.channel);
+                let (delivered, work) = self.deliver_to_patterns(now, &push, views);
+                work + self.delivered(delivered, views)
             }
             Delivery::Order { address, except, order } => {
                 self.hub.borrow().order(&address, except, &order);
@@ -454,6 +456,35 @@ impl WorkerState {
             }
         }
         !backlog.is_empty()
+    }
+
+    /// Counts a delivery. Returns the amount of work, as [`WorkerState::handle`].
+    fn delivered(&self, Delivered { sent, full, gaps, filtered }: Delivered, views: bool) -> usize {
+        let metrics = self.metrics();
+        metrics.publications_delivered.add(sent as u64);
+        metrics.messages_out.add(sent as u64);
+        let compressed = (self.count_compressed() / COMPRESSED_BYTES_PER_FRAME) as usize;
+        1 + sent + full + gaps + filtered + compressed + if views { VIEWS_WEIGHT } else { 0 }
+    }
+
+    /// Delivers to the subscribers of the patterns that match the channel of a publication. Plugins see its
+    /// channel. Also returns the work besides.
+    fn deliver_to_patterns(&self, now: Now, push: &Push, views: bool) -> (Delivered, usize) {
+        let mut hub = self.hub.borrow_mut();
+        if !views {
+            return hub.deliver_to_patterns(push, &mut Same(push), &self.frames);
+        }
+        let mut chain = self.chain.borrow_mut();
+        let bytes_max = self.config.limits.publication_bytes_max;
+        let Some(views) = Views::of(&mut chain, push, now, bytes_max) else {
+            return Default::default();
+        };
+        let mut views = views.explained(&self.explain);
+        let delivered = hub.deliver_to_patterns(push, &mut views, &self.frames);
+        if let Some(trace) = views.into_explanation() {
+            self.explain.keep(Arc::new(trace));
+        }
+        delivered
     }
 
     fn deliver(&self, now: Now, push: &Push, views: bool) -> Delivered {

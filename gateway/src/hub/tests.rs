@@ -452,3 +452,77 @@ fn an_answer_from_before_a_stream_began_takes_nothing_back() {
         assert_eq!(signals(&handle).len(), usize::from(gap), "{given:?}");
     }
 }
+
+/// The deliveries to subscribers of patterns, and their work.
+fn to_patterns(room: &mut Room, push: &Push) -> (usize, usize) {
+    let (delivered, work) = room.hub.deliver_to_patterns(push, &mut Same(push), &maker());
+    (delivered.sent, work)
+}
+
+#[test]
+fn subscribers_of_a_pattern_get_the_publications_of_its_channels_with_their_channel() {
+    let mut room = Room::new();
+    let [a, b, both] = [1, 2, 3].map(|number| room.handle(number, 1000));
+    let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
+    let listening = Listening { form, position: None, join_leave: false, filter: None };
+    let [one, rest] = ["news:*", "news:**"].map(|name| Channel::parse_subscription(name).expect("valid"));
+    assert!(room.hub.subscribe(&one, &a, listening.clone()), "the first of the namespace");
+    assert!(!room.hub.subscribe(&one, &both, listening.clone()));
+    assert!(!room.hub.subscribe(&rest, &b, listening), "not the first of the namespace");
+    room.subscribe("news:eu", &both, Some((6, "e")));
+    let push = publication("news:eu", 7, "e");
+    assert_eq!(room.deliver(&push).sent, 1, "subscribers of the channel alone");
+    assert!(text(&both).contains(r#"{"channel":"news:eu","pub":{"data":7,"offset":7}}"#));
+    assert_eq!(to_patterns(&mut room, &push).0, 3);
+    for (handle, pattern) in [(&a, "news:*"), (&both, "news:*"), (&b, "news:**")] {
+        let expected =
+            format!(r#"{{"push":{{"channel":"{pattern}","pub":{{"data":7,"channel":"news:eu"}}}}}}"#);
+        let text = text(handle);
+        assert!(text.ends_with(&expected) && text.matches("push").count() == 1, "{text}");
+    }
+    assert_eq!(to_patterns(&mut room, &publication("news:eu.sport", 0, "")).0, 1, "of `**` alone");
+    assert_eq!(to_patterns(&mut room, &publication("other:eu", 0, "")), (0, 0));
+    assert!(!room.hub.unsubscribe(&one, a.number) && !room.hub.unsubscribe(&rest, b.number));
+    assert!(room.hub.unsubscribe(&one, both.number), "the last of the namespace");
+    assert_eq!(to_patterns(&mut room, &push), (0, 0));
+}
+
+#[test]
+fn a_pattern_is_bounded_filtered_and_held_like_a_channel() {
+    let mut room = Room::new();
+    let [filtering, held] = [1, 2].map(|number| room.handle(number, 1000));
+    let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
+    let pattern = |name| Channel::parse_subscription(name).expect("valid");
+    let listening = |filter| Listening { form, position: None, join_leave: false, filter };
+    assert!(room.hub.has_room_for(&pattern("news:*"), 1));
+    room.hub.subscribe(&pattern("news:*"), &filtering, listening(of_kind("a")));
+    room.hub.subscribe(&pattern("news:*"), &held, listening(None));
+    assert!(!room.hub.has_room_for(&pattern("news:**"), 1));
+    assert!(room.hub.has_room_for(&pattern("news:*"), 1) && room.hub.has_room_for(&channel("news:1"), 1));
+    room.hub.hold(&pattern("news:*"), held.number);
+    assert_eq!(to_patterns(&mut room, &tagged("news:1", 3, "b")).0, 0);
+    assert_eq!(to_patterns(&mut room, &tagged("news:2", 9, "a")).0, 1);
+    assert!(text(&filtering).contains("news:2") && text(&held).is_empty());
+    room.hub.release(&pattern("news:*"), held.number, None);
+    let text = text(&held);
+    assert!(text.contains("news:1") && text.contains("news:2"), "{text}");
+    assert!(signals(&held).is_empty() && room.hub.tracked().is_empty());
+}
+
+#[test]
+fn classes_of_a_pattern_receive_their_views() {
+    let mut room = Room::new();
+    room.hub.classify_by(&["role".into()].into());
+    let [(member, _), (moderator, _)] =
+        [(1, ""), (2, "mod")].map(|(number, role)| room.admit(number, 1000, "", &[("role", role)]));
+    let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
+    for handle in [&member, &moderator] {
+        let listening = Listening { form, position: None, join_leave: false, filter: None };
+        room.hub.subscribe(&Channel::parse_subscription("news:*").expect("valid"), handle, listening);
+    }
+    // The views have `news` for their channel, and it stays the channel of the publication.
+    room.hub.deliver_to_patterns(&publication("news:1", 5, "e"), &mut ByRole(Vec::new(), None), &maker());
+    let [member, moderator] = [&member, &moderator].map(|handle| text(handle));
+    assert!(member.contains(r#""data":"","channel":"news""#), "{member}");
+    assert!(moderator.contains(r#""data":"mod","channel":"news""#), "{moderator}");
+}

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gateway_plugin_grammar::address;
+use gateway_plugin_grammar::{address, wildcard};
 
 use crate::plugin::event::{Kind, Message};
 use crate::protocol::channel::Channel;
@@ -102,6 +102,11 @@ impl Pattern {
     pub fn matches(&self, channel: &Channel) -> bool {
         channel.is_covered_by(&self.0)
     }
+
+    /// Whether a subscription is meant: to a channel, or to a pattern that may match one.
+    pub fn concerns(&self, subscription: &Channel) -> bool {
+        wildcard::concerns(&self.0, subscription.as_str())
+    }
 }
 
 /// The registrations of one instance in `configure`, and the hooks of its binary.
@@ -175,12 +180,18 @@ impl Interests {
     }
 
     /// Whether `on-message` is called for this kind and channel. An event without a channel passes the
-    /// channel patterns.
+    /// channel patterns. A subscription to a wildcard pattern concerns every plugin that wants one of the
+    /// channels that the pattern may match: it may guard them.
     pub fn wants_message(&self, kind: Kind, channel: Option<&Channel>) -> bool {
         self.hooks.on_message
             && self.kinds.contains(kind)
             && match (&self.channels, channel) {
-                (Some(patterns), Some(channel)) => patterns.iter().any(|pattern| pattern.matches(channel)),
+                (Some(patterns), Some(channel)) => match kind {
+                    Kind::Subscribe | Kind::SubRefresh => {
+                        patterns.iter().any(|pattern| pattern.concerns(channel))
+                    }
+                    _ => patterns.iter().any(|pattern| pattern.matches(channel)),
+                },
                 _ => true,
             }
     }
@@ -236,6 +247,14 @@ mod tests {
         assert!(!interests.wants_message(Kind::Publish, Some(&channel("a"))));
         assert!(!interests.wants_message(Kind::Subscribe, Some(&channel("chat:1"))));
         assert!(interests.wants_message(Kind::Rpc, None), "an event without a channel always arrives");
+        interests.kinds = Kinds::ALL;
+        let pattern = |name| Channel::parse_subscription(name).expect("a pattern");
+        interests.channels = Pattern::parse("chat:secret*").map(|pattern| [pattern].into());
+        for (name, wanted) in [("chat:**", true), ("chat:*", true), ("chat:open.*", false), ("news:*", false)]
+        {
+            assert_eq!(interests.wants_message(Kind::Subscribe, Some(&pattern(name))), wanted, "{name}");
+        }
+        interests.kinds = Kinds::NONE.with(Kind::Rpc);
         interests.hooks.on_message = false;
         assert!(!interests.wants_message(Kind::Rpc, None));
         assert_eq!(interests.message_kinds(), Kinds::NONE);

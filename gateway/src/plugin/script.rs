@@ -33,7 +33,7 @@ pub fn parse(text: &[u8]) -> Result<Script, Errors> {
 pub(super) fn reader() -> Reader<Kind, Channel> {
     Reader {
         kinds: Kind::ALL.map(|kind| (kind.as_str(), kind)).into(),
-        channel: |name| Channel::parse(name).map_err(|error| error.to_string()),
+        channel: |name| Channel::parse_subscription(name).map_err(|error| error.to_string()),
     }
 }
 

@@ -4,11 +4,12 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use gateway_plugin_grammar::address;
 /// Longest channel name in bytes, and why a text is not a channel name.
 pub use gateway_plugin_grammar::address::{BYTES_MAX as CHANNEL_BYTES_MAX, Invalid as InvalidChannel};
+use gateway_plugin_grammar::{address, wildcard};
 
-/// A valid address, cheap to clone and never checked again: a channel, a user or a connection.
+/// A valid address, cheap to clone and never checked again: a channel, a user or a connection. Subscriptions
+/// have a pattern in its place, too.
 /// [`gateway_plugin_grammar::address`] defines the syntax of each. The first byte distinguishes them, see
 /// [`Channel::target`].
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +35,31 @@ impl Channel {
     pub fn parse(name: &str) -> Result<Self, InvalidChannel> {
         address::check(name)?;
         Ok(Self(name.into()))
+    }
+
+    /// Checks the name of a subscription, which may be a [pattern](gateway_plugin_grammar::wildcard) of
+    /// channels, and copies it.
+    ///
+    /// # Errors
+    ///
+    /// If the name is not valid.
+    pub fn parse_subscription(name: &str) -> Result<Self, InvalidChannel> {
+        wildcard::check_subscription(name)?;
+        Ok(Self(name.into()))
+    }
+
+    /// Whether this is a pattern of channels. It has subscribers, and nothing is published to it.
+    pub fn is_pattern(&self) -> bool {
+        wildcard::is_wildcard(&self.0)
+    }
+
+    /// The *feed* of the namespace of a channel or pattern: the pattern of all its channels. Gateways with
+    /// subscribers of patterns get the publications of a namespace by it. `None` without a namespace.
+    pub fn feed(&self) -> Option<Self> {
+        match self.target() {
+            Target::Channel => self.namespace().map(|namespace| Self(format!("{namespace}:**").into())),
+            Target::User(_) | Target::Connection(_) => None,
+        }
     }
 
     /// The address of all connections of a user. `None` for an anonymous client, and for names that no client
@@ -102,5 +128,21 @@ mod tests {
         let channel = Channel::of_user("jane doe").expect("an address");
         assert_eq!(channel.target(), Target::User("jane doe"));
         assert_eq!(parse("##42").target(), Target::User("#42"));
+    }
+
+    #[test]
+    fn only_subscriptions_name_patterns() {
+        let pattern = Channel::parse_subscription("news:eu.*").expect("a pattern");
+        assert!(pattern.is_pattern() && pattern.target() == Target::Channel);
+        assert_eq!(Channel::parse("news:eu.*"), Err(InvalidChannel::Character));
+        assert_eq!(Channel::parse_subscription("news:eu*"), Err(InvalidChannel::Pattern));
+        let channel = Channel::parse_subscription("news:eu.sport").expect("a channel");
+        assert!(!channel.is_pattern());
+        let feed = |channel: &Channel| channel.feed().map(|feed| feed.to_string());
+        assert_eq!((feed(&pattern), feed(&channel)), (Some("news:**".into()), Some("news:**".into())));
+        for name in ["news", "#a:b", "#a*b", "@c1"] {
+            let address = Channel::parse_subscription(name).expect("valid");
+            assert!(!address.is_pattern() && address.feed().is_none(), "{name}");
+        }
     }
 }

@@ -111,8 +111,10 @@ pub enum PushKind {
 /// An event of a channel for every subscriber.
 #[derive(Debug)]
 pub struct Push {
-    /// The channel.
+    /// The channel; for subscribers of a pattern, the pattern.
     pub channel: Channel,
+    /// The channel of a publication, if `channel` is a pattern.
+    pub published_in: Option<Channel>,
     /// The event.
     pub kind: PushKind,
     /// When this process accepted a publication, or received it from another one. `None` for other events,
@@ -194,7 +196,20 @@ const AROUND_BYTES: usize = 256;
 impl Push {
     /// A push that is not encoded yet.
     pub fn new(channel: Channel, kind: PushKind) -> Self {
-        Self { channel, kind, accepted: None, frames: Default::default(), _charge: None }
+        let (published_in, accepted, frames) = (None, None, Frames::default());
+        Self { channel, published_in, kind, accepted, frames, _charge: None }
+    }
+
+    /// A publication as the subscribers of a pattern get it: with its channel, and without an offset, because
+    /// a pattern has no stream. `None` for other events, which they do not get.
+    pub fn for_pattern(&self, pattern: Channel) -> Option<Self> {
+        let PushKind::Publication { publication, .. } = &self.kind else { return None };
+        let publication = match publication.offset {
+            0 => publication.clone(),
+            _ => Arc::new(Publication { offset: 0, ..Publication::clone(publication) }),
+        };
+        let kind = PushKind::Publication { publication, epoch: Arc::default() };
+        Some(Self { published_in: Some(self.channel.clone()), ..Self::new(pattern, kind) })
     }
 
     /// A publication, with the time at which this process accepted or received it.

@@ -7,7 +7,7 @@ use super::output::{Level, cut};
 use crate::log_users;
 use crate::plugin::failure::{Cause, Failure};
 use crate::plugin::verdict::{ConnectVerdict, DeliverVerdict, Identity, Refusal, Verdict};
-use crate::protocol::channel::Channel;
+use crate::protocol::channel::{Channel, InvalidChannel};
 use crate::protocol::code::CLOSE_REASON_BYTES_MAX;
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::MEMBER_BYTES_MAX;
@@ -34,7 +34,9 @@ pub(super) fn verdict(state: &mut State, answer: on_message::Verdict) -> Result<
             self::payload(state, payload)?.map_or_else(Verdict::Deny, Verdict::Replace)
         }
         Answer::Reply(payload) => self::payload(state, payload)?.map_or_else(Verdict::Deny, Verdict::Reply),
-        Answer::Route(addresses) => Verdict::Route(channels(state, &addresses, "addresses", "")?),
+        Answer::Route(addresses) => {
+            Verdict::Route(channels(state, &addresses, "addresses", "", Channel::parse)?)
+        }
     })
 }
 
@@ -128,7 +130,13 @@ fn identity(state: &mut State, identity: types::Identity) -> Result<Result<Ident
             (Err(refusal), _) | (_, Err(refusal)) => return Ok(Err(refusal)),
         };
     Ok(Ok(Identity {
-        channels: channels(state, &identity.channels, "channels", &identity.user)?,
+        channels: channels(
+            state,
+            &identity.channels,
+            "channels",
+            &identity.user,
+            Channel::parse_subscription,
+        )?,
         user: identity.user.into(),
         expires_at: identity.expires_at,
         info,
@@ -163,20 +171,26 @@ fn optional_json(state: &mut State, bytes: Vec<u8>, what: &str) -> Result<Result
 }
 
 /// The id of `user`, who is being admitted, appears in the error as the log shows user ids.
-fn channels(state: &mut State, names: &[String], what: &str, user: &str) -> Result<Vec<Channel>, Failure> {
+fn channels(
+    state: &mut State,
+    names: &[String],
+    what: &str,
+    user: &str,
+    parse: fn(&str) -> Result<Channel, InvalidChannel>,
+) -> Result<Vec<Channel>, Failure> {
     if names.len() > state.limits.effects_max {
         return Err(too_many(state, what));
     }
     spend(state, names.iter().map(String::len).sum())?;
-    let parse = |name: &String| {
+    let checked = |name: &String| {
         let message = |error| {
             // Hidden before it is cut and escaped: otherwise the id would not be found.
             let name = log_users::text(name, user);
             format!("{:?} among the {what} is not usable: {error}", cut(&name, 100))
         };
-        Channel::parse(name).map_err(|error| invalid(message(error)))
+        parse(name).map_err(|error| invalid(message(error)))
     };
-    names.iter().map(parse).collect()
+    names.iter().map(checked).collect()
 }
 
 fn spend(state: &mut State, bytes: usize) -> Result<(), Failure> {

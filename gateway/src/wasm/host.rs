@@ -131,13 +131,13 @@ impl effects::Host for State {
 
     fn subscribe(&mut self, channel: String) -> Result<(), Error> {
         self.effect(&[Hook::Connect, Hook::Message], channel.len())?;
-        self.record(Effect::Subscribe(parse(&channel)?));
+        self.record(Effect::Subscribe(parse_subscription(&channel)?));
         Ok(())
     }
 
     fn unsubscribe(&mut self, channel: String) -> Result<(), Error> {
         self.effect(&[Hook::Connect, Hook::Message], channel.len())?;
-        self.record(Effect::Unsubscribe(parse(&channel)?));
+        self.record(Effect::Unsubscribe(parse_subscription(&channel)?));
         Ok(())
     }
 
@@ -156,7 +156,7 @@ impl effects::Host for State {
 
     fn refresh_subscription(&mut self, channel: String, expires_at: Option<u64>) -> Result<(), Error> {
         self.effect(&[Hook::Connect, Hook::Message], channel.len() + size_of::<u64>())?;
-        let (channel, expiry) = (parse(&channel)?, expires_at.into());
+        let (channel, expiry) = (parse_subscription(&channel)?, expires_at.into());
         self.record(Effect::RefreshSubscription { channel, expiry });
         Ok(())
     }
@@ -223,11 +223,11 @@ impl effects::Host for State {
     }
 
     fn subscribe_address(&mut self, address: String, channel: String) -> Result<(), Error> {
-        self.reach(&address, channel.len(), || Ok(Action::Subscribe(parse(&channel)?)))
+        self.reach(&address, channel.len(), || Ok(Action::Subscribe(parse_subscription(&channel)?)))
     }
 
     fn unsubscribe_address(&mut self, address: String, channel: String) -> Result<(), Error> {
-        self.reach(&address, channel.len(), || Ok(Action::Unsubscribe(parse(&channel)?)))
+        self.reach(&address, channel.len(), || Ok(Action::Unsubscribe(parse_subscription(&channel)?)))
     }
 
     fn refresh_address(&mut self, address: String, expires_at: Option<u64>) -> Result<(), Error> {
@@ -392,6 +392,11 @@ impl environment::Host for State {
 
 fn parse(address: &str) -> Result<Channel, Error> {
     Channel::parse(address).map_err(|invalid| error(code::INVALID_ADDRESS, invalid.to_string()))
+}
+
+/// The name of a subscription, which may be a pattern of channels.
+fn parse_subscription(name: &str) -> Result<Channel, Error> {
+    Channel::parse_subscription(name).map_err(|invalid| error(code::INVALID_ADDRESS, invalid.to_string()))
 }
 
 pub(super) fn not_in_this_hook() -> Error {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Entry, Memory, Stream, kept_bytes};
+use super::{Entry, Memory, Receivers, Stream, kept_bytes};
 use crate::backplane::{Idempotency, NewPublication, PublishConditions, Published, Version, find_room};
 use crate::charge::Charge;
 use crate::connection_id::ConnectionIds;
@@ -22,8 +22,19 @@ pub(super) type Remembered = HashMap<Box<str>, (Duration, Published)>;
 
 impl Memory {
     pub(super) fn put(&self, new: NewPublication<'_>, at: Duration) -> Result<Published, ReplyError> {
-        let NewPublication { channel, data, json, info, tags, retention, skip_history, conditions, charge } =
-            new;
+        let NewPublication {
+            channel,
+            data,
+            json,
+            info,
+            tags,
+            retention,
+            patterns,
+            skip_history,
+            conditions,
+            charge,
+        } = new;
+        let feed = if patterns { self.feeds.workers(channel) } else { 0 };
         let bytes = data.len() + tags_bytes(tags.as_deref());
         let keeps = retention.size > 0 && !matches!(channel.target(), Target::Connection(_));
         let kept = keeps && !skip_history;
@@ -33,9 +44,10 @@ impl Memory {
         if !kept && idempotency.is_none() {
             // A channel without subscribers needs no entry.
             let (shard, _) = self.shard(channel);
-            let workers = self.workers(channel, shard.entries.get(channel));
-            if workers != 0 {
-                find_room(&self.inboxes, workers, bytes)?;
+            let interest = self.workers(channel, shard.entries.get(channel));
+            let workers = Receivers { interest, feed };
+            if !workers.are_none() {
+                find_room(&self.inboxes, interest | feed, bytes)?;
                 let push = push(channel, publication(data, 0), Arc::default(), charge, at);
                 self.spread(workers, push);
             }
@@ -58,8 +70,8 @@ impl Memory {
                     return Err(ReplyError::TOO_MANY_REQUESTS.because(why));
                 }
             }
-            let workers = self.workers(channel, Some(entry));
-            find_room(&self.inboxes, workers, bytes)?;
+            let workers = Receivers { interest: self.workers(channel, Some(entry)), feed };
+            find_room(&self.inboxes, workers.interest | feed, bytes)?;
             let mut top = Position::default();
             let publication = if kept {
                 let stream = entry.stream(self, channel, lives, retention, at);

@@ -42,6 +42,7 @@ impl Node {
         let ids = ConnectionIds::new(5);
         let limits = config::Memory {
             channels_max,
+            patterns_max: 10,
             unsubscribed_channels_max: channels_max,
             inbox_deliveries_max: 100,
             inbox_bytes_max: 1 << 20,
@@ -65,6 +66,7 @@ impl Node {
             info: None,
             tags: None,
             retention,
+            patterns: false,
             skip_history: false,
             conditions: None,
             charge: None,
@@ -90,6 +92,7 @@ impl Node {
             info: None,
             tags: None,
             retention,
+            patterns: false,
             skip_history: false,
             conditions,
             charge: None,
@@ -106,6 +109,7 @@ impl Node {
             info: None,
             tags: Tags::of(vec![("kind".into(), value.into())]),
             retention: KEPT,
+            patterns: false,
             skip_history,
             conditions: None,
             charge: None,
@@ -502,4 +506,54 @@ fn only_so_many_keys_are_remembered_and_none_is_forgotten_for_a_new_one() {
         node.publish_once("a", key, KEPT, 40).unwrap();
     }
     assert_eq!(node.publish_once("a", "6", KEPT, 40).unwrap_err().code, 111);
+}
+
+#[test]
+fn subscribers_of_patterns_get_marked_publications_of_their_namespace() {
+    let node = Node::new();
+    let feed = Channel::parse_subscription("news:**").unwrap();
+    let publish = |name: &str, patterns| {
+        let new = NewPublication {
+            channel: &channel(name),
+            data: Bytes::from_static(b"x"),
+            json: false,
+            info: None,
+            tags: None,
+            retention: KEPT,
+            patterns,
+            skip_history: false,
+            conditions: None,
+            charge: None,
+        };
+        node.memory.put(new, S(0)).unwrap();
+    };
+    let arrived = |worker: usize| {
+        let mut batch = Vec::new();
+        node.inboxes[worker].take(&mut batch);
+        let shown = |delivery: &Delivery| match delivery {
+            Delivery::Push(push) => format!("push {}", push.channel),
+            Delivery::Feed(push) => format!("feed {}", push.channel),
+            _ => panic!("another delivery"),
+        };
+        batch.iter().map(shown).collect::<Vec<_>>()
+    };
+    node.announce(0, "news:1").unwrap();
+    publish("news:1", true);
+    assert_eq!((arrived(0), arrived(1)), (vec!["push news:1".to_owned()], vec![]));
+    for worker in [0, 1] {
+        now(node.memory.add_interest(worker, &feed, ReplyTo::Nobody)).unwrap();
+    }
+    publish("news:1", true);
+    publish("news:2", true);
+    assert_eq!(arrived(0), ["push news:1", "feed news:1", "feed news:2"]);
+    assert_eq!(arrived(1), ["feed news:1", "feed news:2"]);
+    publish("other:1", true);
+    publish("#news:1", true);
+    publish("news:2", false);
+    node.memory.remove_interest(0, &feed);
+    publish("news:2", true);
+    assert_eq!((arrived(0), arrived(1)), (vec![], vec!["feed news:2".to_owned()]));
+    node.memory.remove_interest(1, &feed);
+    publish("news:2", true);
+    assert!(arrived(1).is_empty());
 }

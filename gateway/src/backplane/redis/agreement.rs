@@ -111,7 +111,9 @@ impl Agreement {
     /// The retention of a channel with recovery.
     pub(crate) fn recoverable(&self, channel: &Channel) -> Option<Retention> {
         let namespace = self.context.gateway.namespaces.of(channel)?;
-        namespace.recovery.then(|| self.rules.raise(channel, Retention::of(namespace)))
+        // The feed of a namespace has no stream.
+        (namespace.recovery && !channel.is_pattern())
+            .then(|| self.rules.raise(channel, Retention::of(namespace)))
     }
 
     /// The rules of the others are known, and they know those of this gateway.

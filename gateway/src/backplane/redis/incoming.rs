@@ -42,7 +42,7 @@ impl Listener for ConnectionListener {
     fn on_message(&self, topic: &[u8], message: Bytes) {
         // A connection that was given up may still deliver for a moment.
         if self.incoming.topology.shards[self.shard].status.connection() == Some(self.number) {
-            self.incoming.received(topic, &message);
+            self.incoming.received(topic, &message, Some(self.number));
         }
     }
 
@@ -54,8 +54,9 @@ impl Listener for ConnectionListener {
 }
 
 impl Incoming {
-    /// Handles a message from Redis, or from this node while Redis is away.
-    pub(crate) fn received(&self, topic: &[u8], message: &Bytes) {
+    /// Handles a message that came over the connection with this number, or from this node while Redis is
+    /// away.
+    pub(crate) fn received(&self, topic: &[u8], message: &Bytes, connection: Option<u64>) {
         self.context.metrics.received();
         // No gateway sends messages of this size: it has another source.
         let bytes_max = self.agreement.rules.publication_bytes_max() + wire::OVERHEAD_BYTES_MAX;
@@ -76,6 +77,12 @@ impl Incoming {
                     _ => None,
                 };
                 self.subscriptions.deliver(self.publication(address, publication, epoch), workers);
+            }
+            (Some(Message::Publication { address: Some(channel), publication, epoch }), Some(feed))
+                if feed.is_pattern() =>
+            {
+                let workers = self.subscriptions.interest.feed_workers(&feed, connection);
+                self.subscriptions.deliver_feed(self.publication(channel, publication, epoch), workers);
             }
             (Some(Message::Join(member)), Some(channel)) => {
                 self.subscriptions.deliver(Push::new(channel, PushKind::Join(member)), None);

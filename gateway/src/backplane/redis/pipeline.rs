@@ -17,11 +17,13 @@ use crate::backplane::redis::connection::client::{cause, is_elsewhere, is_of_ser
 use crate::backplane::redis::connection::server_connection::ServerConnection;
 use crate::backplane::redis::connection::status::Cause;
 use crate::backplane::redis::context::Context;
+use crate::backplane::redis::format::wire;
 use crate::backplane::redis::incoming::Incoming;
 use crate::backplane::redis::presence::Presence;
 use crate::backplane::redis::subscriptions::Subscriptions;
 use crate::backplane::redis::topology::Topology;
 use crate::backplane::{Published, Repeat, ReplyTo, Response, find_room};
+use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
 use crate::telemetry::backplane::Trouble;
@@ -142,21 +144,27 @@ impl Pipeline {
                 what.adapt(rules);
             }
             match what {
-                What::Spread { to, message, publication, .. } => {
+                What::Spread { to, message, publication, patterns, .. } => {
+                    let feed = to.as_ref().filter(|_| patterns).and_then(Channel::feed);
                     // A publisher gets an error if subscribers have no room.
                     if publication
                         && let Some(channel) = &to
                         && let Err(error) = find_room(
                             &self.context.inboxes,
-                            self.subscriptions.interest.workers(channel, None),
+                            self.subscriptions.interest.all_workers(channel, feed.as_ref()),
                             message.len(),
                         )
                     {
                         self.requests.answer(reply_to, Response::Published(Err(error)));
                         continue;
                     }
-                    let topic = What::topic(to.as_ref(), &self.context.keys);
-                    self.incoming.received(topic.as_bytes(), &message.into());
+                    let keys = &self.context.keys;
+                    if let (Some(channel), Some(feed)) = (&to, feed) {
+                        let message = wire::for_patterns(channel, &message).into();
+                        self.incoming.received(keys.topic(&feed).as_bytes(), &message, None);
+                    }
+                    let topic = What::topic(to.as_ref(), keys);
+                    self.incoming.received(topic.as_bytes(), &message.into(), None);
                     self.requests.answer(reply_to, Response::Published(Ok(Published::default())));
                 }
                 what => self.requests.fail(reply_to, &what, "redis was away for too long"),

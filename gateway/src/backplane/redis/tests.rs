@@ -81,6 +81,7 @@ impl Bench {
         let scripts = Scripts {
             publish_verb: "PUBLISH",
             publish: load(script::publish("PUBLISH")).await,
+            spread: load(script::spread("PUBLISH")).await,
             recover: load(script::recover("PUBLISH")).await,
             history: load(script::history("PUBLISH")).await,
             probe: load(script::probe("PUBLISH")).await,
@@ -104,7 +105,14 @@ impl Bench {
 
     async fn publish(&mut self, data: &str, retention: Retention) -> Position {
         let body = wire::body(data.as_bytes(), true, None, None);
-        let what = What::Publish { channel: news(), body, retention, skip_history: false, conditions: None };
+        let what = What::Publish {
+            channel: news(),
+            body,
+            retention,
+            patterns: false,
+            skip_history: false,
+            conditions: None,
+        };
         match self.run(&what).await.unwrap() {
             Response::Published(published) => published.unwrap().top,
             other => panic!("{other:?}"),
@@ -360,8 +368,14 @@ async fn without_memory_a_script_does_nothing_at_all() {
     for server in ["first", "second"] {
         bench.server = server;
         let body = wire::body(b"y", true, None, None);
-        let what =
-            What::Publish { channel: news(), body, retention: KEPT, skip_history: false, conditions: None };
+        let what = What::Publish {
+            channel: news(),
+            body,
+            retention: KEPT,
+            patterns: false,
+            skip_history: false,
+            conditions: None,
+        };
         let refused = bench.run(&what).await.unwrap_err();
         assert!(
             matches!(&refused, super::commands::request::Refusal::Server(code, _) if &**code == "OOM"),
@@ -411,6 +425,7 @@ async fn without_redis_every_question_is_answered_in_time() {
             info: None,
             tags: None,
             retention,
+            patterns: false,
             skip_history: false,
             conditions: None,
             charge: None,
@@ -501,7 +516,14 @@ async fn what_was_published_at_another_server_is_not_published_again() {
         let idempotency = Some(Idempotency { key: key.into(), ttl: Duration::from_secs(60) });
         let conditions = Some(Box::new(PublishConditions { idempotency, version: None }));
         let body = wire::body(b"1", true, None, None);
-        What::Publish { channel: news(), body, retention: KEPT, skip_history: false, conditions }
+        What::Publish {
+            channel: news(),
+            body,
+            retention: KEPT,
+            patterns: false,
+            skip_history: false,
+            conditions,
+        }
     };
     let mut run = async |key: &str, elsewhere: bool| {
         let what = publish(key);

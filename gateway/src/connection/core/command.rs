@@ -17,6 +17,12 @@ const NO_FILTERS: &str =
 const FILTERED_DELTAS: &str =
     "`delta` and `tf` exclude each other in one subscription: leave one of them out";
 
+/// Why a pattern is no channel here.
+pub(in crate::connection) const NO_PATTERNS: &str =
+    "patterns are not permitted here: the namespace does not have `wildcards = true`";
+
+const NOT_OF_PATTERNS: &str = "a pattern has no history and no presence: its channels do";
+
 impl Core {
     pub(super) fn on_command(&mut self, Command { id, request }: Command, effects: &mut Effects) {
         match (&self.state, request) {
@@ -88,7 +94,7 @@ impl Core {
                 ask
             }
             Request::SubRefresh { channel, token } => {
-                let Some(channel) = self.named(id, channel, effects) else { return };
+                let Some(channel) = self.subscribable(id, channel, effects) else { return };
                 match self.subscriptions.get(&channel) {
                     Some(Subscription::Client) if token.is_empty() => {
                         let error = ReplyError::BAD_REQUEST.because("sub_refresh without a token");
@@ -107,7 +113,7 @@ impl Core {
                 }
             }
             Request::Unsubscribe { channel } => {
-                let Some(channel) = self.named(id, channel, effects) else { return };
+                let Some(channel) = self.subscribable(id, channel, effects) else { return };
                 ask(Kind::Unsubscribe, Some(channel), NOTHING)
             }
             Request::Publish { channel, data } => {
@@ -118,15 +124,15 @@ impl Core {
                 ask(Kind::Publish, Some(channel), data)
             }
             Request::Presence { channel } => {
-                let Some(channel) = self.named(id, channel, effects) else { return };
+                let Some(channel) = self.single(id, channel, effects) else { return };
                 ask(Kind::Presence, Some(channel), NOTHING)
             }
             Request::PresenceStats { channel } => {
-                let Some(channel) = self.named(id, channel, effects) else { return };
+                let Some(channel) = self.single(id, channel, effects) else { return };
                 ask(Kind::PresenceStats, Some(channel), NOTHING)
             }
             Request::History { channel, query } => {
-                let Some(channel) = self.named(id, channel, effects) else { return };
+                let Some(channel) = self.single(id, channel, effects) else { return };
                 Ask { details: Details::History(query), ..ask(Kind::History, Some(channel), NOTHING) }
             }
         };
@@ -139,7 +145,7 @@ impl Core {
         subscribe: Subscribe,
         effects: &mut Effects,
     ) -> Option<Ask> {
-        let channel = self.named(id, subscribe.channel, effects)?;
+        let channel = self.subscribable(id, subscribe.channel, effects)?;
         let delta = subscribe.delta && self.makes_deltas(&channel);
         let error = if self.subscriptions.contains_key(&channel) {
             Some(ReplyError::ALREADY_SUBSCRIBED)
@@ -176,9 +182,33 @@ impl Core {
         self.config.namespaces.of(channel).is_none_or(|namespace| namespace.tag_filter)
     }
 
-    /// Whether subscribers of a channel may get deltas.
+    /// Whether subscribers of a channel may get deltas. The publications of a pattern follow none of their own.
     pub(super) fn makes_deltas(&self, channel: &Channel) -> bool {
-        self.config.namespaces.of(channel).is_some_and(|namespace| namespace.delta)
+        self.config.namespaces.of(channel).is_some_and(|namespace| namespace.delta && !channel.is_pattern())
+    }
+
+    /// The channel or pattern of a command about a subscription.
+    fn subscribable(&mut self, id: u32, channel: NamedChannel, effects: &mut Effects) -> Option<Channel> {
+        let channel = self.named(id, channel, effects)?;
+        // A namespace that does not exist gets its own error later.
+        let permits = |channel: &Channel| {
+            self.config.namespaces.of(channel).is_none_or(|namespace| namespace.wildcards)
+        };
+        if channel.is_pattern() && !permits(&channel) {
+            fail(id, ReplyError::BAD_REQUEST.because(NO_PATTERNS), effects);
+            return None;
+        }
+        Some(channel)
+    }
+
+    /// The channel of a command that concerns no pattern.
+    fn single(&mut self, id: u32, channel: NamedChannel, effects: &mut Effects) -> Option<Channel> {
+        let channel = self.subscribable(id, channel, effects)?;
+        if channel.is_pattern() {
+            fail(id, ReplyError::NOT_AVAILABLE.because(NOT_OF_PATTERNS), effects);
+            return None;
+        }
+        Some(channel)
     }
 
     /// The channel of a command. An empty name ends the connection; any other invalid name is an error.

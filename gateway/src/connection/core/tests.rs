@@ -734,6 +734,48 @@ fn a_subscription_of_the_server_has_deltas_if_the_connect_request_asks_for_them(
     assert!(matches!(client.effects.pop_back(), Some(Effect::Subscribe { delta: false, .. })));
 }
 
+#[test]
+fn a_pattern_is_a_subscription_where_the_namespace_permits_it_and_nothing_else() {
+    let config = config("[namespaces.wide]\nwildcards = true\nallow_subscribe = \"anyone\"");
+    let mut client = Client::with(config, Encoding::Json);
+    client.connect("").authenticate(Admission::Undecided, false);
+    client.effects.clear();
+    let pattern = |name| Channel::parse_subscription(name);
+    let mut refused = |id, request: Request| {
+        let Reply::Error { id: of, error } = client.request(id, request).reply() else { panic!("accepted") };
+        assert_eq!(of, id);
+        (error.code, error.message.contains("`wildcards = true`"))
+    };
+    let subscribe = |name| {
+        let (token, data) = ("".into(), NOTHING);
+        let (recover, join_leave, reject_unrecovered, filter) = (None, false, false, None);
+        let channel = pattern(name);
+        Request::Subscribe(Subscribe {
+            channel,
+            recover,
+            join_leave,
+            reject_unrecovered,
+            token,
+            data,
+            filter,
+            delta: true,
+        })
+    };
+    let history = |name| Request::History { channel: pattern(name), query: HistoryQuery::default() };
+    assert_eq!(refused(2, subscribe("open:*")), (107, true));
+    assert_eq!(refused(3, subscribe("wide:a*")), (107, false), "malformed");
+    assert_eq!(refused(4, Request::Unsubscribe { channel: pattern("open:*") }), (107, true));
+    assert_eq!(refused(5, history("open:*")), (107, true));
+    assert_eq!(refused(6, history("wide:*")), (108, false));
+    assert_eq!(refused(7, Request::Presence { channel: pattern("wide:*") }), (108, false));
+    assert_eq!(refused(8, Request::PresenceStats { channel: pattern("wide:**") }), (108, false));
+    let publish = Request::Publish { channel: Channel::parse("wide:*"), data: NOTHING };
+    assert_eq!(refused(9, publish), (107, false));
+    client.request(10, subscribe("wide:*.a")).decide(Decision::Undecided(NOTHING));
+    let Some(Effect::Subscribe { channel, .. }) = client.effects.pop_back() else { panic!("refused") };
+    assert_eq!(channel.as_str(), "wide:*.a");
+}
+
 // ---- Subscriptions that expire ----
 
 #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::Session;
 use crate::backplane::{Most, Outcome, RecoverRequest, Recovery, ReplyTo, Retention};
 use crate::clock::Now;
+use crate::connection::core::NO_PATTERNS;
 use crate::connection::worker_state::WorkerState;
 use crate::hub::Listening;
 use crate::protocol::channel::{Channel, Target};
@@ -19,6 +20,8 @@ use crate::protocol::reply::Subscribed;
 /// Bytes of one channel in a connect reply, besides its recovered publications.
 const SUBSCRIBED_BYTES: usize = 512;
 
+const TOO_MANY_PATTERNS: &str = "the gateway has as many patterns as it may (`memory.patterns_max`)";
+
 impl Session {
     /// Adds a subscription to the hub, and interest in the channel to the backplane if it is the first of
     /// this worker.
@@ -28,7 +31,9 @@ impl Session {
         if !first && !backplane.answers_later() {
             return Outcome::Ready(Ok(()));
         }
-        let announced = backplane.add_interest(*worker, channel, reply_to);
+        // The backplane knows of patterns that there are some in the namespace.
+        let feed = pattern_feed(channel);
+        let announced = backplane.add_interest(*worker, feed.as_ref().unwrap_or(channel), reply_to);
         if matches!(announced, Outcome::Ready(Err(_))) {
             hub.borrow_mut().unsubscribe(channel, self.handle.number);
         }
@@ -53,13 +58,20 @@ impl Session {
             Err(error) => return Outcome::Ready(Err(error)),
         };
         let WorkerState { backplane, config, hub, .. } = &*self.worker;
-        let join_leave = namespace.join_leave && join_leave.unwrap_or(true);
+        let pattern = channel.is_pattern();
+        if pattern && !namespace.wildcards {
+            return Outcome::Ready(Err(ReplyError::BAD_REQUEST.because(NO_PATTERNS)));
+        }
+        if !hub.borrow().has_room_for(channel, config.memory.patterns_max) {
+            return Outcome::Ready(Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_PATTERNS)));
+        }
+        let join_leave = namespace.join_leave && !pattern && join_leave.unwrap_or(true);
         let format = self.handle.format;
         let form = if delta { Form::channel_with_deltas(format) } else { Form::channel(format) };
         let listening = Listening { form, position: None, join_leave, filter, delta };
         // The subscription starts before history is read: a publication in between arrives twice and is
         // recognized by its offset.
-        let asked = if namespace.recovery {
+        let asked = if namespace.recovery && !pattern {
             match self.listen(channel, listening, ReplyTo::Nobody) {
                 Outcome::Ready(Err(error)) => Outcome::Ready(Err(error)),
                 Outcome::Ready(Ok(())) | Outcome::Pending => {
@@ -102,7 +114,8 @@ impl Session {
     ) -> Result<(Subscribed, Option<Position>), ReplyError> {
         let namespace = self.worker.namespace(channel)?;
         let recovery = recovery.inspect_err(|_| self.unlisten(channel))?;
-        if namespace.presence || namespace.join_leave {
+        let pattern = channel.is_pattern();
+        if !pattern && (namespace.presence || namespace.join_leave) {
             self.worker.backplane.presence_add(
                 channel,
                 &self.member,
@@ -112,7 +125,7 @@ impl Session {
         }
         self.worker.metrics().subscriptions.add(1);
         let delta = self.worker.hub.borrow().makes_deltas(channel, self.handle.number);
-        if !namespace.recovery {
+        if pattern || !namespace.recovery {
             return Ok((Subscribed { delta, ..Subscribed::default() }, None));
         }
         let Recovery { missed, top } = recovery;
@@ -155,6 +168,7 @@ impl Session {
         }
         self.worker.metrics().subscriptions.add(-1);
         if let Ok(namespace) = self.worker.namespace(channel)
+            && !channel.is_pattern()
             && (namespace.presence || namespace.join_leave)
         {
             let keep = namespace.presence;
@@ -168,7 +182,8 @@ impl Session {
         if self.user_channel.as_ref() == Some(channel) && !self.core.is_closed() {
             hub.borrow_mut().subscribe(channel, &self.handle, self.direct());
         } else if hub.borrow_mut().unsubscribe(channel, self.handle.number) {
-            backplane.remove_interest(*worker, channel);
+            let feed = pattern_feed(channel);
+            backplane.remove_interest(*worker, feed.as_ref().unwrap_or(channel));
         }
     }
 
@@ -177,4 +192,9 @@ impl Session {
         let form = Form::direct(self.handle.format);
         Listening { form, position: None, join_leave: false, filter: None, delta: false }
     }
+}
+
+/// The feed of the namespace, for a pattern.
+fn pattern_feed(channel: &Channel) -> Option<Channel> {
+    if channel.is_pattern() { channel.feed() } else { None }
 }

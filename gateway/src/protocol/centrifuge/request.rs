@@ -189,14 +189,15 @@ fn connect(fields: Connect<'_>) -> Result<Request, Invalid> {
 }
 
 fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Invalid> {
-    let channel = |name: Text<'_>| Channel::parse(&name);
+    let channel = |name: Text<'_>| Channel::parse_subscription(&name);
     Ok(if let Some(subscribe) = fields.subscribe() {
         self::subscribe(subscribe)?
     } else if let Some(name) = fields.unsubscribe() {
         Request::Unsubscribe { channel: channel(name) }
     } else if let Some(Publish { channel: name, data, kind, key, removed }) = fields.publish() {
         offered("publish", [("type", kind), ("key", key), ("removed", removed)])?;
-        Request::Publish { data: data?, channel: channel(name) }
+        // Nothing is published to a pattern.
+        Request::Publish { data: data?, channel: Channel::parse(&name) }
     } else if let Some(name) = fields.presence() {
         Request::Presence { channel: channel(name) }
     } else if let Some(name) = fields.presence_stats() {
@@ -230,7 +231,7 @@ fn subscribe(fields: Subscribe<'_>) -> Result<Request, Invalid> {
         .transpose()
         .map_err(|invalid| ReplyError::BAD_REQUEST.because(format!("`tf` of `subscribe` {invalid}")))?;
     Ok(Request::Subscribe(command::Subscribe {
-        channel: Channel::parse(&fields.channel),
+        channel: Channel::parse_subscription(&fields.channel),
         token: fields.token.into(),
         join_leave: fields.join_leave,
         reject_unrecovered: fields.flag & FLAG_REJECT_UNRECOVERED != 0,

@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SUBSCRIBERS_PER_NODE: usize = 4;
 
 /// Every rule, as it is and as it is changed to.
-const RULES: [(&str, &str, &str); 13] = [
+const RULES: [(&str, &str, &str); 14] = [
     ("history_size", "1000", "10"),
     ("history_ttl", "'1h'", "'2s'"),
     ("recovery", "true", "false"),
@@ -22,6 +22,7 @@ const RULES: [(&str, &str, &str); 13] = [
     ("join_leave", "true", "false"),
     ("tag_filter", "false", "true"),
     ("delta", "false", "true"),
+    ("wildcards", "false", "true"),
     ("min_replicas", "0", "1"),
     ("idempotency_ttl", "'5m'", "'1s'"),
     ("allow_subscribe", "'anyone'", "'users'"),

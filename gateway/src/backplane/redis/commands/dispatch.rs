@@ -106,7 +106,8 @@ impl Requests {
     /// Sends a message without a response to the other nodes with subscribers of a channel, or to all nodes.
     /// False without Redis or without room.
     pub(crate) fn broadcast(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
-        let what = What::Spread { to, message, publication: false, skip_history: false };
+        let (publication, patterns) = (false, false);
+        let what = What::Spread { to, message, publication, patterns, skip_history: false };
         if self.topology.shards[self.shard_index_of(&what)].status.connection().is_none() {
             return false;
         }

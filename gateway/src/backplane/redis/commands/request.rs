@@ -45,6 +45,8 @@ pub(crate) enum What {
         channel: Channel,
         body: Vec<u8>,
         retention: Retention,
+        /// It is for the subscribers of patterns, too.
+        patterns: bool,
         /// It is kept at no gateway.
         skip_history: bool,
         conditions: Option<Box<PublishConditions>>,
@@ -56,6 +58,8 @@ pub(crate) enum What {
         message: Vec<u8>,
         /// Whether it is a publication, and not another message to subscribers.
         publication: bool,
+        /// It is for the subscribers of patterns, too.
+        patterns: bool,
         /// It is kept at no gateway.
         skip_history: bool,
     },
@@ -97,11 +101,11 @@ impl What {
     }
 
     /// A publication that must be kept, although it was sent as one without history.
-    fn kept(channel: Channel, message: &[u8], retention: Retention) -> Self {
+    fn kept(channel: Channel, message: &[u8], patterns: bool, retention: Retention) -> Self {
         let topic_of_channel = channel.target() == Target::Channel;
         let before = wire::unnumbered((!topic_of_channel).then_some(&channel), b"").len();
         let body = message.get(before..).unwrap_or_default().to_vec();
-        Self::Publish { channel, body, retention, skip_history: false, conditions: None }
+        Self::Publish { channel, body, retention, patterns, skip_history: false, conditions: None }
     }
 
     /// Applies the rules in use to the request.
@@ -119,11 +123,11 @@ impl What {
             Self::History { channel, retention, .. } | Self::Recover { channel, retention, .. } => {
                 rules.retention(channel, retention);
             }
-            Self::Spread { to: Some(channel), message, publication: true, skip_history: false } => {
+            Self::Spread { to: Some(channel), message, publication: true, patterns, skip_history: false } => {
                 let mut retention = Retention { size: 0, ttl: Duration::ZERO, replicas: 0 };
                 rules.retention(channel, &mut retention);
                 if retention.size > 0 {
-                    *self = Self::kept(channel.clone(), message, retention);
+                    *self = Self::kept(channel.clone(), message, *patterns, retention);
                 }
             }
             _ => (),
@@ -164,13 +168,17 @@ impl What {
             command
         };
         match self {
-            Self::Publish { channel, body, retention, conditions, .. } => {
+            Self::Publish { channel, body, retention, patterns, conditions, .. } => {
                 let once = conditions.as_ref().and_then(|conditions| conditions.idempotency.as_ref());
                 let shard_index = once.map(|once| keys.once(channel, &once.key));
                 let mut command = with_streams(&scripts.publish, channel, shard_index, retention);
                 let topic = keys.topic(channel);
                 let address = (topic == keys.nodes()).then_some(channel);
                 command.arg(body).arg(topic).arg(wire::head(address));
+                match keys.feed_topic(channel).filter(|_| *patterns) {
+                    Some(feed) => command.arg(feed).arg(wire::head(Some(channel))),
+                    None => command.arg("").arg(""),
+                };
                 if let Some(conditions) = conditions {
                     command.arg(once.map_or(0, |once| millis(once.ttl)));
                     match &conditions.version {
@@ -180,9 +188,18 @@ impl What {
                 }
                 command
             }
-            Self::Spread { to, message, .. } => {
-                let mut command = redis::cmd(scripts.publish_verb);
-                command.arg(Self::topic(to.as_ref(), keys)).arg(message);
+            Self::Spread { to, message, patterns, .. } => {
+                let topic = Self::topic(to.as_ref(), keys);
+                let feed = to.as_ref().filter(|_| *patterns).and_then(|channel| keys.feed_topic(channel));
+                let Some(feed) = feed else {
+                    let mut command = redis::cmd(scripts.publish_verb);
+                    command.arg(topic).arg(message);
+                    return command;
+                };
+                let (head, rest) = wire::split(message);
+                let mut command = redis::cmd("EVALSHA");
+                command.arg(&scripts.spread).arg(1).arg(topic);
+                command.arg(head).arg(feed).arg(wire::head(to.as_ref())).arg(rest);
                 command
             }
             Self::Presence { channel, nodes, bytes_max } => {
@@ -455,26 +472,34 @@ mod tests {
             to: Some(channel("news:1")),
             message: message.clone(),
             publication: true,
+            patterns: true,
             skip_history: false,
         };
         what.adapt(&rules);
-        let What::Publish { body: kept, retention, .. } = what else { panic!() };
+        let What::Publish { body: kept, retention, patterns: true, .. } = what else { panic!() };
         assert_eq!((&kept, retention.size, retention.ttl), (&body, 7, Duration::from_secs(3)));
         let mut other = What::Spread {
             to: Some(channel("elsewhere")),
             message: Vec::new(),
             publication: true,
+            patterns: false,
             skip_history: false,
         };
         other.adapt(&rules);
         assert!(matches!(other, What::Spread { .. }));
         let to = Some(channel("news:1"));
-        let mut unkept = What::Spread { to, message, publication: true, skip_history: true };
+        let mut unkept = What::Spread { to, message, publication: true, patterns: false, skip_history: true };
         unkept.adapt(&rules);
         assert!(matches!(unkept, What::Spread { .. }), "no gateway keeps it");
         let (channel, retention) = (channel("news:1"), Retention { size: 0, ..retention });
-        let mut unkept =
-            What::Publish { channel, body: kept, retention, skip_history: true, conditions: None };
+        let mut unkept = What::Publish {
+            channel,
+            body: kept,
+            retention,
+            patterns: false,
+            skip_history: true,
+            conditions: None,
+        };
         unkept.adapt(&rules);
         assert!(matches!(unkept, What::Publish { retention: Retention { size: 0, .. }, .. }));
     }

@@ -209,6 +209,7 @@ async fn load(
 ) -> Result<Scripts, Cause> {
     let texts = [
         script::publish(verb),
+        script::spread(verb),
         script::recover(verb),
         script::history(verb),
         script::probe(verb),
@@ -231,12 +232,22 @@ async fn load(
         _ => Err(Cause::new(Trouble::Refused, "it does not load scripts")),
     };
     let digests = replies.into_iter().map(digest).collect::<Result<Vec<_>, _>>()?;
-    let digests = <[String; 8]>::try_from(digests);
-    let [publish, recover, history, probe, presence_write, presence_read, presence_count, presence_take] =
-        digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
+    let digests = <[String; 9]>::try_from(digests);
+    let [
+        publish,
+        spread,
+        recover,
+        history,
+        probe,
+        presence_write,
+        presence_read,
+        presence_count,
+        presence_take,
+    ] = digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
     Ok(Scripts {
         publish_verb: verb,
         publish,
+        spread,
         recover,
         history,
         probe,

@@ -34,7 +34,8 @@ pub(crate) struct Subscription {
     mark: AsyncMutex<u64>,
 }
 
-/// The subscription commands of a topology.
+/// The subscription commands of a topology. Feeds are for every server, also in a Cluster: their publications
+/// come from all of them.
 #[derive(Debug, Clone, Copy)]
 struct Verbs {
     subscribe: &'static str,
@@ -151,8 +152,8 @@ impl Subscription {
     ) -> Result<HashSet<Channel>, Cause> {
         take(&mut *self.handler.confirmed());
         let all = async {
-            self.send(self.verbs.unsubscribe, leave).await?;
-            self.send(self.verbs.subscribe, come).await
+            self.send(|verbs| verbs.unsubscribe, leave).await?;
+            self.send(|verbs| verbs.subscribe, come).await
         };
         self.within(all).await?;
         self.barrier().await?;
@@ -174,12 +175,17 @@ impl Subscription {
         self.within(marked).await
     }
 
-    async fn send(&self, verb: &str, channels: &[Channel]) -> Result<(), Cause> {
-        let topics: Vec<_> =
-            channels.iter().map(|channel| self.handler.context.keys.topic(channel)).collect();
-        let size = if self.verbs.one_by_one { 1 } else { topics.len().max(1) };
-        for topics in topics.chunks(size) {
-            self.subscribe_topics(verb, topics).await?;
+    async fn send(&self, verb: fn(&Verbs) -> &'static str, channels: &[Channel]) -> Result<(), Cause> {
+        let is_feed = |channel: &&Channel| self.verbs.one_by_one && channel.is_pattern();
+        let (feeds, channels): (Vec<&Channel>, Vec<&Channel>) = channels.iter().partition(is_feed);
+        let everywhere = Verbs::of(false);
+        for (verbs, channels) in [(&self.verbs, channels), (&everywhere, feeds)] {
+            let topics = channels.into_iter().map(|channel| self.handler.context.keys.topic(channel));
+            let topics: Vec<_> = topics.collect();
+            let size = if verbs.one_by_one { 1 } else { topics.len().max(1) };
+            for topics in topics.chunks(size) {
+                self.subscribe_topics(verb(verbs), topics).await?;
+            }
         }
         Ok(())
     }

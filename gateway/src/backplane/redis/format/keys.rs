@@ -155,11 +155,17 @@ impl Keys {
         &self.nodes
     }
 
-    /// The channel of a topic made by [`topic`](Self::topic).
+    /// The topic for the publications of a channel to subscribers of patterns: that of the feed of its
+    /// namespace.
+    pub(crate) fn feed_topic(&self, channel: &Channel) -> Option<String> {
+        channel.feed().map(|feed| self.topic(&feed))
+    }
+
+    /// The channel of a topic made by [`topic`](Self::topic), or the feed.
     pub(crate) fn channel(&self, topic: &[u8]) -> Option<Channel> {
         let name = topic.strip_prefix(self.topics.as_bytes())?;
         let name = name.strip_prefix(b"{")?.strip_suffix(b"}")?;
-        Channel::parse(&decode(name)?).ok()
+        Channel::parse_subscription(&decode(name)?).ok()
     }
 
     /// All keys of a channel have its name as hash tag, so that one script can use them together. Those of
@@ -271,6 +277,17 @@ mod tests {
         for name in ["mark:1", "mark"] {
             assert_eq!(keys.marked(keys.topic(&channel(name)).as_bytes()), None);
         }
+    }
+
+    #[test]
+    fn a_feed_has_a_topic_that_no_channel_has() {
+        let keys = Keys::new("gw");
+        let topic = keys.feed_topic(&channel("news:eu.sport")).unwrap();
+        assert_eq!(topic, "gw:to:{news:%2A%2A}");
+        let feed = keys.channel(topic.as_bytes()).unwrap();
+        assert!(feed.is_pattern() && feed.as_str() == "news:**");
+        assert_eq!(keys.channel(b"gw:to:{news:a%2A}"), None);
+        assert!(["news", "#a:b", "@c"].into_iter().all(|name| keys.feed_topic(&channel(name)).is_none()));
     }
 
     #[test]

@@ -8,6 +8,12 @@ pub(crate) fn publish(verb: &str) -> String {
     text(verb, "", include_str!("../lua/publish.lua"))
 }
 
+/// Publishes to the subscribers of a channel and to those of patterns. Other than the scripts of streams it
+/// needs no flags: it writes nothing, and its one key is in the slot of the channel.
+pub(crate) fn spread(verb: &str) -> String {
+    include_str!("../lua/spread.lua").replace("VERB", verb)
+}
+
 /// Reads the top of a stream and the publications after a position, at one moment.
 pub(crate) fn recover(verb: &str) -> String {
     text(verb, "allow-oom,", include_str!("../lua/recover.lua"))
@@ -71,6 +77,7 @@ pub(crate) struct Scripts {
     /// The command that publishes without a script.
     pub(crate) publish_verb: &'static str,
     pub(crate) publish: String,
+    pub(crate) spread: String,
     pub(crate) recover: String,
     pub(crate) history: String,
     pub(crate) probe: String,

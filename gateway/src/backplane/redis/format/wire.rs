@@ -152,6 +152,19 @@ pub(crate) fn unnumbered(address: Option<&Channel>, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The publication of a channel without history, for the subscribers of patterns.
+pub(crate) fn for_patterns(channel: &Channel, message: &[u8]) -> Vec<u8> {
+    let mut bytes = head(Some(channel));
+    bytes.extend_from_slice(split(message).1);
+    bytes
+}
+
+/// Splits a publication to a channel behind its head.
+pub(crate) fn split(message: &[u8]) -> (&[u8], &[u8]) {
+    const HEAD: [u8; 3] = [VERSION, b'P', END];
+    message.split_at_checked(HEAD.len()).unwrap_or((message, &[]))
+}
+
 pub(crate) fn presence(member: &Member, came: bool) -> Vec<u8> {
     let mut bytes = vec![VERSION, if came { b'J' } else { b'L' }];
     put_nested(&mut bytes, presence_tag::MEMBER, |bytes| put_member(bytes, member));
@@ -323,7 +336,7 @@ fn read_order(bytes: &[u8]) -> Option<Message> {
                 }
             }
             order_tag::REASON => reason = fields::text(value)?,
-            order_tag::CHANNEL => concerned = Some(channel(value)?),
+            order_tag::CHANNEL => concerned = Some(subscription(value)?),
             order_tag::EXPIRES_AT => expires_at = Some(fields::number(value)?),
             order_tag::KEPT => kept.push(Box::from(fields::text(value)?)),
             _ => (),
@@ -412,6 +425,11 @@ fn member(all: &Bytes, bytes: &[u8]) -> Option<Arc<Member>> {
 
 fn channel(value: &[u8]) -> Option<Channel> {
     Channel::parse(fields::text(value)?).ok()
+}
+
+/// The channel or pattern of a subscription.
+fn subscription(value: &[u8]) -> Option<Channel> {
+    Channel::parse_subscription(fields::text(value)?).ok()
 }
 
 #[cfg(test)]

@@ -1,25 +1,26 @@
--- ARGV[7]: body. ARGV[8]: topic. ARGV[9]: head, before the position. KEYS[3]: key that remembers an
--- idempotency key. ARGV[10]: time in milliseconds to remember it. ARGV[11]: version with 20 digits, or
--- nothing. ARGV[12]: epoch of the version. With ARGV[3] of 0 nothing is kept or numbered. ARGV[13]: present
--- if it was published before at another server. The reply has a third part if nothing was published: 1 for an
--- old version, 2 for a known key, 3 for an unknown one.
-local once, version, kept = KEYS[3], ARGV[11] or '', ARGV[3] ~= '0'
+-- ARGV[7]: body. ARGV[8]: topic. ARGV[9]: head, before the position. ARGV[10]: topic for subscribers of
+-- patterns, or nothing. ARGV[11]: head of the message for it. KEYS[3]: key that remembers an idempotency key.
+-- ARGV[12]: time in milliseconds to remember it. ARGV[13]: version with 20 digits, or nothing. ARGV[14]: epoch
+-- of the version. With ARGV[3] of 0 nothing is kept or numbered. ARGV[15]: present if it was published before
+-- at another server. The reply has a third part if nothing was published: 1 for an old version, 2 for a known
+-- key, 3 for an unknown one.
+local once, version, kept = KEYS[3], ARGV[13] or '', ARGV[3] ~= '0'
 if once then
   local first = redis.call('GET', once)
   if first then
     -- A write, so that a wait for replicas after this works.
-    redis.call('PEXPIRE', once, ARGV[10])
+    redis.call('PEXPIRE', once, ARGV[12])
     local offset, epoch = string.match(first, '^(%d+) (%S*)')
     return {tonumber(offset), epoch, 2}
   end
-  if ARGV[13] then
+  if ARGV[15] then
     return {0, '', 3}
   end
 end
 if version ~= '' then
   local newest = redis.call('HMGET', top, 'version', 'version_epoch')
   -- Digits of equal length sort like numbers, the largest of which Lua cannot represent.
-  if newest[1] and newest[2] == ARGV[12] and version <= newest[1] then
+  if newest[1] and newest[2] == ARGV[14] and version <= newest[1] then
     local current = position()
     return {current.offset, current.epoch, 1}
   end
@@ -39,10 +40,15 @@ if kept then
   remember(current)
 end
 if version ~= '' then
-  redis.call('HSET', top, 'version', version, 'version_epoch', ARGV[12])
+  redis.call('HSET', top, 'version', version, 'version_epoch', ARGV[14])
 end
 if once then
-  redis.call('SET', once, number(offset) .. ' ' .. epoch, 'PX', ARGV[10])
+  redis.call('SET', once, number(offset) .. ' ' .. epoch, 'PX', ARGV[12])
 end
-redis.call('VERB', ARGV[8], ARGV[9] .. number(offset) .. ',' .. epoch .. ';' .. ARGV[7])
+local rest = number(offset) .. ',' .. epoch .. ';' .. ARGV[7]
+redis.call('VERB', ARGV[8], ARGV[9] .. rest)
+if ARGV[10] ~= '' then
+  -- Every server of a Cluster passes it on.
+  redis.call('PUBLISH', ARGV[10], ARGV[11] .. rest)
+end
 return {offset, epoch}

@@ -25,6 +25,14 @@ impl Subscriptions {
         }
     }
 
+    /// Delivers a publication to the subscribers of patterns on these workers.
+    pub(crate) fn deliver_feed(&self, push: Push, workers: u64) {
+        if workers != 0 {
+            let push = Arc::new(push);
+            spread(&self.context.inboxes, workers, || Delivery::Feed(push.clone()));
+        }
+    }
+
     /// Gives an order to one worker, or to all of them. False if one has no room.
     pub(crate) fn order(
         &self,

@@ -381,6 +381,21 @@ impl Interest {
         entry.workers
     }
 
+    /// Workers with subscribers of a channel, or of patterns if there is a feed.
+    pub(crate) fn all_workers(&self, channel: &Channel, feed: Option<&Channel>) -> u64 {
+        self.workers(channel, None) | feed.map_or(0, |feed| self.feed_workers(feed, None))
+    }
+
+    /// Workers with subscribers of patterns, by the feed of a namespace. If the publication came over a
+    /// connection, only if Redis has confirmed the subscription over it: a server whose slot has moved goes
+    /// on to deliver to the old connection.
+    pub(crate) fn feed_workers(&self, feed: &Channel, connection: Option<u64>) -> u64 {
+        let shard = self.shard(feed);
+        let entry = shard.get(feed);
+        let entry = entry.filter(|entry| connection.is_none_or(|number| entry.confirmed == number));
+        entry.map_or(0, |entry| entry.workers)
+    }
+
     /// Compares the received position with the top of the stream. Returns the workers to notify if something
     /// was missed.
     pub(crate) fn compare(&self, channel: &Channel, stands: &Position) -> Option<u64> {

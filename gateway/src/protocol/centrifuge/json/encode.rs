@@ -10,6 +10,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::protocol::centrifuge::VERSION;
+use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::json;
 use crate::protocol::push::{Member, Publication, Push, PushKind, json_text};
@@ -299,7 +300,10 @@ fn push_fields(o: &mut Object<'_>, push: &Push, data: Data<'_>) {
     o.string("channel", push.channel.as_str());
     match &push.kind {
         PushKind::Publication { publication, .. } => {
-            o.object("pub", |o| publication_fields(o, publication, data));
+            o.object("pub", |o| {
+                publication_fields(o, publication, data);
+                o.string("channel", push.published_in.as_ref().map_or("", Channel::as_str));
+            });
         }
         PushKind::Join(member) => o.object("join", |o| o.object("info", |o| member_fields(o, member))),
         PushKind::Leave(member) => o.object("leave", |o| o.object("info", |o| member_fields(o, member))),

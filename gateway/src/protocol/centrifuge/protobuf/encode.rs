@@ -9,6 +9,7 @@
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::protocol::centrifuge::VERSION;
+use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::protocol::reply::{Connected, Done, Reply, Subscribed};
@@ -197,7 +198,10 @@ pub(in crate::protocol) fn encode_push(event: &Push, delta: Option<&[u8]>, out: 
             m.string(2, event.channel.as_str());
             match &event.kind {
                 PushKind::Publication { publication, .. } => {
-                    m.message(4, |m| publication_fields(m, publication, delta));
+                    m.message(4, |m| {
+                        publication_fields(m, publication, delta);
+                        m.string(10, event.published_in.as_ref().map_or("", Channel::as_str));
+                    });
                 }
                 PushKind::Join(member) => m.message(5, |m| m.message(1, |m| member_fields(m, member))),
                 PushKind::Leave(member) => m.message(6, |m| m.message(1, |m| member_fields(m, member))),

@@ -162,6 +162,21 @@ fn every_push_has_its_shape() {
 }
 
 #[test]
+fn subscribers_of_a_pattern_learn_the_channel_and_no_offset() {
+    let kind = PushKind::Publication { publication: publication(7), epoch: "e".into() };
+    let pattern = Channel::parse_subscription("news:*").expect("a pattern");
+    let channel = Channel::parse("news:eu").expect("valid");
+    let push = Push::new(channel.clone(), kind).for_pattern(pattern.clone()).expect("a publication");
+    let mut out = Vec::new();
+    encode_push(&push, Data::Value, &mut out);
+    assert_eq!(
+        String::from_utf8(out).expect("JSON is UTF-8"),
+        r#"{"push":{"channel":"news:*","pub":{"data":{"t":1},"channel":"news:eu"}}}"#
+    );
+    assert!(Push::new(channel, PushKind::Join(member())).for_pattern(pattern).is_none());
+}
+
+#[test]
 fn tags_follow_the_offset_and_are_escaped() {
     let tags = Tags::of(vec![("b\"".into(), "".into()), ("a".into(), "h\u{e9}\n".into())]);
     let tagged = Publication { tags, ..Publication::clone(&publication(7)) };

@@ -93,6 +93,8 @@ struct WirePublication {
     tags: BTreeMap<String, String>,
     #[prost(bool, tag = "8")]
     delta: bool,
+    #[prost(string, tag = "10")]
+    channel: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -256,7 +258,14 @@ fn publication(offset: u64) -> Arc<Publication> {
 
 fn wire_publication(offset: u64) -> WirePublication {
     let tags = BTreeMap::from([("a".into(), "h\u{e9}".into()), ("b".into(), String::new())]);
-    WirePublication { data: b"\xff\x00\n".to_vec(), info: Some(wire_member()), offset, tags, delta: false }
+    WirePublication {
+        data: b"\xff\x00\n".to_vec(),
+        info: Some(wire_member()),
+        offset,
+        tags,
+        delta: false,
+        channel: String::new(),
+    }
 }
 
 fn channel() -> Channel {
@@ -372,6 +381,13 @@ fn every_push_has_its_shape() {
     let publication_push = event(PushKind::Publication { publication: publication(7), epoch: "e".into() });
     let with = WirePush { publication: Some(wire_publication(7)), ..expected.clone() };
     assert_eq!(publication_push, with);
+    let pattern = Channel::parse_subscription("news:*").expect("a pattern");
+    let kind = PushKind::Publication { publication: publication(7), epoch: "e".into() };
+    let mut out = Vec::new();
+    encode_push(&Push::new(channel(), kind).for_pattern(pattern).expect("a publication"), &mut out);
+    let matched = WirePublication { channel: "news".into(), ..wire_publication(0) };
+    let with = WirePush { channel: "news:*".into(), publication: Some(matched), ..WirePush::default() };
+    assert_eq!(read(&out).push.expect("a push"), with);
     let info = || Some(WireJoin { info: Some(wire_member()) });
     assert_eq!(event(PushKind::Join(member())), WirePush { join: info(), ..expected.clone() });
     assert_eq!(event(PushKind::Leave(member())), WirePush { leave: info(), ..expected.clone() });
