@@ -19,4 +19,5 @@ mod recovery;
 mod simulation;
 mod streams;
 mod tls;
+mod wildcards;
 mod workers;

@@ -16,3 +16,4 @@ mod servers;
 mod soak;
 mod starting;
 mod survey;
+mod wildcards;

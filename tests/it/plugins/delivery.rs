@@ -98,6 +98,36 @@ async fn other_channels_do_not_meet_the_plugin() {
 }
 
 #[tokio::test]
+async fn subscribers_of_a_pattern_get_what_the_plugin_makes_of_the_real_channel() {
+    let settings = example("plugins/10-redact.toml").replace("chat:*", "chat:tame*");
+    let config = [&*example("gateway.toml"), "wildcards = true"].join("\n");
+    let gateway = Gateway::with(&config).plugin("10-redact", "redact", &settings).start().await;
+    let (mut member, mut moderator) = (Client::connect(&gateway).await, moderator(&gateway).await);
+    for client in [&mut member, &mut moderator] {
+        client.subscribe("chat:*").await;
+        client.subscribe("chat:tame").await;
+    }
+    for channel in ["chat:tame", "chat:wild"] {
+        gateway.post("/api/publish", &json!({ "channel": channel, "data": "darn" })).await.ok();
+    }
+    for (client, tame) in [(&mut member, "***"), (&mut moderator, "darn")] {
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            let push = client.push().await;
+            let told = &push["pub"];
+            heard.push(json!([push["channel"], told["channel"], told["data"]]).to_string());
+        }
+        heard.sort();
+        let expected = [
+            json!(["chat:*", "chat:tame", tame]),
+            json!(["chat:*", "chat:wild", "darn"]),
+            json!(["chat:tame", null, tame]),
+        ];
+        assert_eq!(heard, expected.map(|told| told.to_string()));
+    }
+}
+
+#[tokio::test]
 async fn the_rules_of_delivery_change_under_open_connections() {
     let gateway = gateway().await;
     let (mut moderator, mut member) = (moderator(&gateway).await, Client::connect(&gateway).await);

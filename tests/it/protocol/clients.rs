@@ -42,6 +42,15 @@ const CONFIG: &str = "
     [namespaces.ticks]
     delta = true
     allow_subscribe = 'users'
+    [namespaces.wide]
+    history_size = 100
+    recovery = true
+    presence = true
+    wildcards = true
+    allow_subscribe = 'users'
+    allow_publish = 'users'
+    allow_history = 'users'
+    allow_presence = 'users'
     [namespaces.closed]
     history_size = 1
     presence = true
@@ -128,6 +137,12 @@ async fn a_broken_connection_comes_back_and_misses_nothing() {
 #[tokio::test]
 async fn tokens_are_replaced_refreshed_and_rejected() {
     assert_eq!(scenario("tokens.mjs", ROUTER).await, ["replaced", "refreshed", "rejected"]);
+}
+
+#[tokio::test]
+async fn patterns_are_subscribed_to() {
+    let steps = scenario("wildcards.mjs", ROUTER).await;
+    assert_eq!(steps, ["matched", "refused", "back", "ended"]);
 }
 
 #[tokio::test]
