@@ -13,6 +13,7 @@ mod fields;
 mod key;
 pub(crate) mod plugins;
 mod route;
+mod subscribe;
 mod survey;
 
 use std::convert::Infallible;

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::inbox::{Delivery, Inbox};
 use self::input::{Input, InputOutcome};
-pub use self::order::{Order, Why};
+pub use self::order::{Order, Overrides, SubscribeOptions, Why};
 use crate::charge::Charge;
 use crate::config::Namespace;
 use crate::connection_id::ConnectionIds;

@@ -1,5 +1,6 @@
 //! [`Control`] offers everything that operators and the server API may do and ask, from any thread.
 
+mod subscribing;
 mod survey;
 
 use std::future::Future;
@@ -207,16 +208,6 @@ impl Control {
             false => Order::CloseOthers { close: close.clone(), kept },
         };
         self.inner.backplane.order(address, None, &order)
-    }
-
-    /// Subscribes the connections of an address (`#user` or `@connection`) to a channel.
-    ///
-    /// # Errors
-    ///
-    /// If no namespace is configured for the channel, or the backplane cannot pass the order on.
-    pub fn subscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
-        self.namespace(channel)?;
-        self.inner.backplane.order(address, None, &Order::Subscribe(channel.clone()))
     }
 
     /// Unsubscribes the connections of an address from a channel.

@@ -10,5 +10,6 @@ mod publishing;
 mod restart;
 mod signals;
 mod starting;
+mod subscribing;
 mod supervision;
 mod volumes;

@@ -169,12 +169,19 @@ struct ClientInfo {
     user: Box<str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     conn_info: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chan_info: Option<Box<RawValue>>,
 }
 
 impl ClientInfo {
     fn new(member: &Member) -> Self {
-        let info = (!member.info.is_empty()).then(|| raw(&member.info));
-        Self { client: (&*member.client).into(), user: (&*member.user).into(), conn_info: info }
+        let json = |info: &Bytes| (!info.is_empty()).then(|| raw(info));
+        Self {
+            client: (&*member.client).into(),
+            user: (&*member.user).into(),
+            conn_info: json(&member.info),
+            chan_info: json(&member.channel_info),
+        }
     }
 }
 

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
-use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
 use tokio::task::yield_now;
@@ -15,14 +13,14 @@ use super::answer::{
 use super::explain;
 use super::fields::{Failure, Fields, bad_request};
 use super::plugins::{Plugins, Rollback};
+use super::subscribe;
 use super::survey;
 use crate::backplane::Version;
 use crate::control::{Conditions, Content, Control};
 use crate::plugin::breaker::Hold;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
-use crate::protocol::command::{HistoryQuery, Position};
-use crate::protocol::json::{NotJson, compact};
+use crate::protocol::command::HistoryQuery;
 use crate::protocol::push::Member;
 use crate::protocol::tags::{InvalidTags, Tags};
 
@@ -218,8 +216,9 @@ impl Api<'_> {
 
     fn subscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
         let (address, channel) = (address(&mut fields)?, no_address(subscription(&mut fields)?)?);
+        let options = subscribe::options(&mut fields)?;
         fields.finish()?;
-        self.control.subscribe(&address, &channel)?;
+        self.control.subscribe(&address, &channel, options)?;
         Ok(Nothing {})
     }
 
@@ -277,7 +276,7 @@ impl Api<'_> {
 
     async fn history(&self, mut fields: Fields) -> Result<History, Failure> {
         let channel = channel(&mut fields)?;
-        let since = fields.object("since")?.map(position).transpose()?;
+        let since = fields.position("since")?;
         let query = HistoryQuery {
             limit: fields.optional("limit")?.unwrap_or(0),
             since,
@@ -339,7 +338,8 @@ fn whitelist(fields: &mut Fields) -> Result<Arc<[Box<str>]>, Failure> {
 
 /// What to publish. The size is checked in the same place for all publishers.
 fn content(fields: &mut Fields) -> Result<Content, Failure> {
-    let (data, json) = payload(fields)?;
+    let payload = fields.payload("data", "b64data")?;
+    let (data, json) = payload.ok_or_else(|| bad_request("`data` or `b64data` is missing"))?;
     let tags = Tags::checked(fields.texts("tags")?).map_err(|invalid| {
         match invalid {
             InvalidTags::TooMany(_) | InvalidTags::TooLarge(_) => ReplyError::LIMIT_EXCEEDED,
@@ -349,35 +349,6 @@ fn content(fields: &mut Fields) -> Result<Content, Failure> {
     })?;
     let skip_history = fields.optional("skip_history")?.unwrap_or(false);
     Ok(Content { data, json, tags, skip_history })
-}
-
-/// The payload, which is JSON or any bytes, and whether it is JSON on one line.
-fn payload(fields: &mut Fields) -> Result<(Bytes, bool), Failure> {
-    let (data, encoded) = (fields.json("data"), fields.filled::<Box<str>>("b64data")?);
-    match (data, encoded) {
-        // A library that fills in all fields writes null for the one that it does not use.
-        (Some(data), Some(_)) if data.get() != "null" => {
-            Err(bad_request("`data` and `b64data` are both there: one of them is the payload").into())
-        }
-        (_, Some(encoded)) => {
-            let data = BASE64_STANDARD
-                .decode(&*encoded)
-                .map_err(|error| Failure::Malformed(format!("`b64data` is not Base64: {error}")))?;
-            let data = Bytes::from(data);
-            match compact(data.clone()) {
-                Ok(compact) => Ok((compact, true)),
-                // Any bytes may be published; a payload that is not JSON reaches JSON clients as a string.
-                Err(NotJson::Syntax(_)) => Ok((data, false)),
-                Err(unfit @ NotJson::Unfit(_)) => Err(bad_request(format!("`b64data` is {unfit}")).into()),
-            }
-        }
-        (Some(data), None) => match compact(Bytes::from(Box::<str>::from(data).into_string())) {
-            Ok(compact) => Ok((compact, true)),
-            Err(error @ NotJson::Syntax(_)) => Err(Failure::Malformed(format!("`data`: {error}"))),
-            Err(unfit @ NotJson::Unfit(_)) => Err(bad_request(format!("`data` is {unfit}")).into()),
-        },
-        (None, None) => Err(bad_request("`data` or `b64data` is missing").into()),
-    }
 }
 
 fn no_address(channel: Channel) -> Result<Channel, Failure> {
@@ -403,13 +374,6 @@ fn conditions(fields: &mut Fields) -> Result<Conditions, Failure> {
 
 fn parse_channel(name: &str) -> Result<Channel, ReplyError> {
     Channel::parse(name).map_err(|error| bad_request(error.to_string()))
-}
-
-fn position(mut since: Fields) -> Result<Position, Failure> {
-    let offset = since.optional("offset")?.unwrap_or(0);
-    let epoch: Box<str> = since.optional("epoch")?.unwrap_or_default();
-    since.finish()?;
-    Ok(Position { offset, epoch: epoch.into() })
 }
 
 /// The close code and reason for the client.

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use bytes::Bytes;
 use gateway_plugin_grammar::address;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::code::ReplyError;
-use crate::protocol::json::says_nothing;
+use crate::protocol::command::Position;
+use crate::protocol::json::{NotJson, compact, says_nothing};
 
 /// Why a request cannot be carried out.
 #[derive(Debug, PartialEq)]
@@ -123,6 +126,49 @@ impl Fields {
             Err(error) => Err(Failure::Malformed(format!("`{name}`: the value of {key:?}: {error}"))),
         };
         entries.into_iter().map(text).collect()
+    }
+
+    /// A payload that comes as JSON in one field or as Base64 of any bytes in another one, and whether it is
+    /// JSON on one line. `None` if both are missing.
+    pub(super) fn payload(&mut self, plain: &str, base64: &str) -> Result<Option<(Bytes, bool)>, Failure> {
+        let (data, encoded) = (self.json(plain), self.filled::<Box<str>>(base64)?);
+        let data = match (data, encoded) {
+            // A library that fills in all fields writes null for the one that it does not use.
+            (Some(data), Some(_)) if data.get() != "null" => {
+                let why = format!("`{plain}` and `{base64}` are both there: one of them is the payload");
+                return Err(bad_request(why).into());
+            }
+            (_, Some(encoded)) => {
+                let data = BASE64_STANDARD
+                    .decode(&*encoded)
+                    .map_err(|error| Failure::Malformed(format!("`{base64}` is not Base64: {error}")))?;
+                let data = Bytes::from(data);
+                return match compact(data.clone()) {
+                    Ok(compact) => Ok(Some((compact, true))),
+                    // Any bytes may be a payload; one that is not JSON reaches JSON clients as a string.
+                    Err(NotJson::Syntax(_)) => Ok(Some((data, false))),
+                    Err(unfit @ NotJson::Unfit(_)) => {
+                        Err(bad_request(format!("`{base64}` is {unfit}")).into())
+                    }
+                };
+            }
+            (Some(data), None) => data,
+            (None, None) => return Ok(None),
+        };
+        match compact(Bytes::from(Box::<str>::from(data).into_string())) {
+            Ok(compact) => Ok(Some((compact, true))),
+            Err(error @ NotJson::Syntax(_)) => Err(Failure::Malformed(format!("`{plain}`: {error}"))),
+            Err(unfit @ NotJson::Unfit(_)) => Err(bad_request(format!("`{plain}` is {unfit}")).into()),
+        }
+    }
+
+    /// A position in a stream.
+    pub(super) fn position(&mut self, name: &str) -> Result<Option<Position>, Failure> {
+        let Some(mut since) = self.object(name)? else { return Ok(None) };
+        let offset = since.optional("offset")?.unwrap_or(0);
+        let epoch: Box<str> = since.optional("epoch")?.unwrap_or_default();
+        since.finish()?;
+        Ok(Some(Position { offset, epoch: epoch.into() }))
     }
 
     /// The user named by a request, if any. Every user id that a client may have is accepted.

@@ -65,7 +65,8 @@ const CAPACITY_KEPT: usize = 4096;
 /// each input belongs to an HTTP request that waits for its result, and disconnects come in small batches.
 ///
 /// Bytes are bounded too. A local publisher [checks](Self::has_room) first and gets an error, so that no
-/// subscriber misses anything. Publications of other gateways cannot be refused and are dropped.
+/// subscriber misses anything. Publications of other gateways cannot be refused and are dropped. So are orders
+/// with data of the server API, which gets an error from the gateway that it asked.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
     pushes_max: usize,
@@ -122,6 +123,7 @@ impl Inbox {
             {
                 return false;
             }
+            Delivery::Order { .. } if bytes > 0 && !self.has_room(bytes) => return false,
             _ => (),
         }
         queue.push(delivery);
@@ -173,8 +175,8 @@ impl Delivery {
         match self {
             Self::Push(push) | Self::Feed(push) => push.bytes(),
             Self::Input(input) => input.data.len(),
+            Self::Order { order, .. } => order.bytes(),
             Self::Answer { .. }
-            | Self::Order { .. }
             | Self::StreamTop(..)
             | Self::Survey(..)
             | Self::Disconnected(..)

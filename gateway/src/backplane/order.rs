@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
+use crate::protocol::command::Position;
 
 /// Who closed a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +31,53 @@ pub enum Order {
         /// The connections that stay.
         kept: Arc<[Box<str>]>,
     },
-    /// Subscribe to a channel.
-    Subscribe(Channel),
+    /// Subscribe to a channel, mostly with the rules of its namespace.
+    Subscribe(Channel, Option<Arc<SubscribeOptions>>),
     /// Unsubscribe from a channel.
     Unsubscribe(Channel),
     /// Expire at this Unix time in seconds, or never.
     Refresh(Option<u64>),
+}
+
+/// What the server API wants of a subscription beyond the rules of the channel's namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// JSON about the client that members of this channel see; empty for none.
+    pub info: Bytes,
+    /// JSON for the client, with the notice that it is subscribed; empty for none.
+    pub data: Bytes,
+    /// The client's position, to send it what it missed since.
+    pub recover: Option<Position>,
+    /// When the subscription expires, in Unix time in seconds.
+    pub expires_at: Option<u64>,
+    /// Settings in place of those of the namespace.
+    pub overrides: Overrides,
+}
+
+/// Settings of one subscription in place of those of its namespace; `None` for that of the namespace. What a
+/// namespace does not have, no subscription can have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Whether the client is listed as a member.
+    pub presence: Option<bool>,
+    /// Whether others are told that the client joins and leaves.
+    pub join_leave: Option<bool>,
+    /// Whether the client is told that others join and leave.
+    pub push_join_leave: Option<bool>,
+    /// Whether the client can recover.
+    pub recovery: Option<bool>,
+    /// Whether the gateway tracks the client's position. It does that for every client that can recover.
+    pub positioning: Option<bool>,
+}
+
+impl Order {
+    /// Bytes that it counts for on its way to a connection. Most orders are small and count for none.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Subscribe(_, Some(options)) => {
+                size_of::<SubscribeOptions>() + options.info.len() + options.data.len()
+            }
+            _ => 0,
+        }
+    }
 }

@@ -314,11 +314,18 @@ impl Backplane for Redis {
             Target::Connection(id) => context.worker_of(id),
             Target::User(_) | Target::Channel => None,
         };
+        let room = match order.bytes() {
+            0 => None,
+            bytes => {
+                let room = requests.room_for(bytes);
+                Some(room.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(dispatch::BUSY))?)
+            }
+        };
         // The other workers get the order even if one refuses it.
         let delivered = subscriptions.order(worker, address, except, order);
         if worker.is_none() {
             let message = wire::order(context.node, address, order);
-            if !requests.broadcast(None, message) {
+            if !requests.broadcast_charged(None, message, room) {
                 return Err(UNAVAILABLE.because("other nodes cannot be reached at the moment: try again"));
             }
         }

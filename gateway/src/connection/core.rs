@@ -197,7 +197,7 @@ impl Core {
                 Err(error) => fail(id, error, effects),
             },
             Event::PluginSubscribes(channel) => {
-                self.subscribe_by_server(channel, Subscriber::Plugin, effects)
+                self.subscribe_by_server(now, channel, Subscriber::Plugin, None, effects)
             }
             Event::PluginUnsubscribes(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Event::PluginRefreshes { channel, expiry } => {
@@ -249,7 +249,9 @@ impl Core {
                 self.end(close, CloseCause::Evicted, effects);
             }
             Signal::Evicted => (),
-            Signal::Subscribe(channel) => self.subscribe_by_server(channel, Subscriber::Plugin, effects),
+            Signal::Subscribe(channel, options) => {
+                self.subscribe_by_server(now, channel, Subscriber::Plugin, options, effects);
+            }
             Signal::Unsubscribe(channel) => self.remove(channel, Unsubscribe::BY_SERVER, effects),
             Signal::Refresh(expires_at) => self.refreshed_by_server(now, expires_at, effects),
             Signal::SocketFailed => self.finish(Close::NORMAL, CloseCause::Transport, false, true, effects),

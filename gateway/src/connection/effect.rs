@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::event::Subscriber;
+use crate::backplane::SubscribeOptions;
 use crate::plugin::event::MessageContent;
 use crate::plugin::verdict::Identity;
 use crate::protocol::channel::Channel;
@@ -50,6 +51,8 @@ pub enum Effect {
         filter: Option<Arc<TagFilter>>,
         /// Whether publications may be deltas.
         delta: bool,
+        /// What the server API wants beyond the rules of the channel; `None` for nothing.
+        options: Option<Arc<SubscribeOptions>>,
     },
     /// Remove a subscription.
     Unsubscribe(Channel),

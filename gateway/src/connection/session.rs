@@ -5,6 +5,7 @@
 mod admission;
 mod plugins;
 mod attributes;
+mod options;
 mod subscribing;
 mod publishing;
 mod reading;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::admission::Waiting;
+use self::options::Chosen;
 use self::pending::{Pending, PendingRequests};
 use self::publishing::Publisher;
 use super::core::Core;
@@ -25,6 +27,7 @@ use super::effect::Effect;
 use super::event::{Ending, Event, Subscriber};
 use super::turn::Turn;
 use super::worker_state::WorkerState;
+use crate::backplane::Outcome;
 use crate::clock::Now;
 use crate::histogram::Sizes;
 use crate::hub::SharedClient;
@@ -66,6 +69,8 @@ pub struct Session {
     rest: Option<Box<Commands>>,
     /// Its end has been counted.
     counted: bool,
+    /// The options of single subscriptions.
+    chosen: Chosen,
     /// The client's publications, if there are any.
     publisher: Option<Box<Publisher>>,
     /// Bytes of recovered publications in the connect reply.
@@ -85,7 +90,8 @@ impl Session {
         let emulation = handle.emulation().filter(|_| encoding.has_replies()).cloned();
         let core =
             Core::new(local.config.clone(), encoding, handle.id.clone(), now, spread).emulated(emulation);
-        let member = Arc::new(Member { client: handle.id.clone(), user: Arc::default(), info: Bytes::new() });
+        let (info, channel_info) = (Bytes::new(), Bytes::new());
+        let member = Arc::new(Member { client: handle.id.clone(), user: Arc::default(), info, channel_info });
         Self {
             worker: local,
             core,
@@ -100,6 +106,7 @@ impl Session {
             waiting: None,
             rest: None,
             counted: false,
+            chosen: Chosen::default(),
             publisher: None,
             recovered: Cell::new(0),
         }
@@ -230,7 +237,7 @@ impl Session {
             Signal::Slow if self.handle.is_evicted() => (),
             Signal::Slow => self.worker.metrics().outbound_overflow(&self.handle.id),
             Signal::Gap(channel) => self.worker.metrics().position_gap(&self.handle.id, channel.as_str()),
-            Signal::Subscribe(channel) => self.say_full(channel),
+            Signal::Subscribe(channel, _) => self.say_full(channel),
             Signal::Close(..)
             | Signal::Evicted
             | Signal::Unsubscribe(_)
@@ -279,6 +286,9 @@ impl Session {
         match effect {
             Effect::Reply(reply) => {
                 self.reply(&reply);
+                if let Reply::SubscribedByServer { channel, result } = &reply {
+                    self.push_recovered(channel, result);
+                }
                 None
             }
             Effect::Authenticate { id, refresh, token, data } => {
@@ -293,11 +303,14 @@ impl Session {
                 None
             }
             Effect::Ask(ask) => Some(self.ask(now, ask)),
-            Effect::Subscribe { channel, by, recover, join_leave, filter, delta } => {
-                let made = self.subscribe(now, &channel, recover.as_ref(), join_leave, filter, delta);
+            Effect::Subscribe { channel, by, recover, join_leave, filter, delta, options } => {
+                let made = match self.choose(&channel, options) {
+                    Ok(()) => self.subscribe(now, &channel, recover.as_ref(), join_leave, filter, delta),
+                    Err(error) => Outcome::Ready(Err(error)),
+                };
                 let about = || Pending::Subscribe { channel: channel.clone(), by, recover };
                 let result = self.ready_or_pending(made, about)?;
-                self.say_refused(&channel, by, &result);
+                self.subscribe_ended(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
             Effect::Unsubscribe(channel) => {
@@ -361,9 +374,16 @@ impl Session {
         }
     }
 
-    /// Logs a failed subscription of a plugin or the API, because no client gets a reply for it.
-    fn say_refused(&self, channel: &Channel, by: Subscriber, result: &Result<Subscribed, ReplyError>) {
-        if let (Subscriber::Identity | Subscriber::Plugin, Err(error)) = (by, result) {
+    /// Forgets a failed subscription. Logs one of a plugin or the API, because no client gets a reply for it.
+    fn subscribe_ended(
+        &mut self,
+        channel: &Channel,
+        by: Subscriber,
+        result: &Result<Subscribed, ReplyError>,
+    ) {
+        let Err(error) = result else { return };
+        self.forget_chosen(channel);
+        if let Subscriber::Identity | Subscriber::Plugin = by {
             self.worker.metrics().effect_refused("subscribe", channel.as_str(), &error.message);
         }
     }

@@ -272,7 +272,7 @@ impl WorkerState {
             }
             PluginEffect::Reach { address, except, action } => {
                 let order = match action {
-                    Action::Subscribe(channel) => Order::Subscribe(channel),
+                    Action::Subscribe(channel) => Order::Subscribe(channel, None),
                     Action::Unsubscribe(channel) => Order::Unsubscribe(channel),
                     Action::Refresh(expires_at) => Order::Refresh(expires_at),
                     Action::Disconnect(Refusal { code, reason }) => {

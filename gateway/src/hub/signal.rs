@@ -1,6 +1,8 @@
 //! [`Signal`]: a notification from the rest of a worker to one of its connections.
 
-use crate::backplane::{Order, Why};
+use std::sync::Arc;
+
+use crate::backplane::{Order, SubscribeOptions, Why};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 
@@ -16,7 +18,7 @@ pub enum Signal {
     /// Others need its slot, and it is not admitted yet.
     Evicted,
     /// Subscribe the connection to a channel.
-    Subscribe(Channel),
+    Subscribe(Channel, Option<Arc<SubscribeOptions>>),
     /// Unsubscribe the connection from a channel.
     Unsubscribe(Channel),
     /// The connection expires at this Unix time in seconds, or never.
@@ -33,7 +35,7 @@ impl From<Order> for Signal {
             Order::Close(close, why) => Self::Close(close, why),
             // The hub has left out those that stay.
             Order::CloseOthers { close, .. } => Self::Close(close, Why::Api),
-            Order::Subscribe(channel) => Self::Subscribe(channel),
+            Order::Subscribe(channel, options) => Self::Subscribe(channel, options),
             Order::Unsubscribe(channel) => Self::Unsubscribe(channel),
             Order::Refresh(expires_at) => Self::Refresh(expires_at),
         }

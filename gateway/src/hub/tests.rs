@@ -208,7 +208,7 @@ fn only_those_who_asked_hear_who_comes() {
         Listening { form, position: None, join_leave: true, filter: None, delta: false },
     );
     room.subscribe("news", &b, None);
-    let member = Member { client: "c".into(), user: "u".into(), info: "".into() };
+    let member = Member { client: "c".into(), user: "u".into(), info: "".into(), channel_info: "".into() };
     room.deliver(&Push::new(channel("news"), PushKind::Join(Arc::new(member))));
     assert!(text(&a).contains("join"));
     assert_eq!(text(&b), "");
@@ -389,9 +389,9 @@ fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
         room.subscribe("#42", &handle, None);
         handle
     });
-    let order = Order::Subscribe(channel("news"));
+    let order = Order::Subscribe(channel("news"), None);
     room.hub.order(&channel("#42"), Some(2), &order);
-    assert_eq!(signals(&a), [Signal::Subscribe(channel("news"))]);
+    assert_eq!(signals(&a), [Signal::Subscribe(channel("news"), None)]);
     assert_eq!(signals(&b), [], "left out");
     assert_eq!(signals(&other), [], "it listens to what is said to 42, but is 7");
     room.hub.order(&channel(&format!("@{}", b.id)), None, &order);

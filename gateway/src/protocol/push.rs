@@ -17,7 +17,7 @@ use crate::charge::Charge;
 
 pub use following::{Base, Following};
 
-/// Most bytes of a [`Member`]: its user, and the JSON of a plugin.
+/// Most bytes of a [`Member`]: its user, the JSON of a plugin, and that of the server API.
 pub const MEMBER_BYTES_MAX: usize = 32 * 1024;
 
 /// A connection as other members of a channel see it.
@@ -29,13 +29,20 @@ pub struct Member {
     pub user: Arc<str>,
     /// JSON from a plugin; empty for none.
     pub info: Bytes,
+    /// JSON from the server API about its subscription to this channel; empty for none.
+    pub channel_info: Bytes,
 }
 
 impl Member {
     /// Most bytes it takes in a reply, with its key in a list of members.
     pub fn bytes(&self) -> usize {
         const AROUND: usize = r#""":{"user":,"client":"","conn_info":},"#.len();
-        AROUND + 2 * self.client.len() + json::string_bytes(&self.user) + self.info.len()
+        const CHANNEL_INFO: usize = r#""chan_info":,"#.len();
+        let channel_info = match self.channel_info.len() {
+            0 => 0,
+            bytes => CHANNEL_INFO + bytes,
+        };
+        AROUND + 2 * self.client.len() + json::string_bytes(&self.user) + self.info.len() + channel_info
     }
 }
 
@@ -235,7 +242,7 @@ impl Push {
             PushKind::Publication { publication, .. } => {
                 publication.data.len() + tags_bytes(publication.tags.as_deref())
             }
-            PushKind::Join(member) | PushKind::Leave(member) => member.info.len(),
+            PushKind::Join(member) | PushKind::Leave(member) => member.info.len() + member.channel_info.len(),
         }
     }
 

@@ -70,11 +70,23 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 async fn connected(gateway: &Gateway) -> Socket {
+    connected_with_id(gateway).await.0
+}
+
+/// A connection and its id.
+async fn connected_with_id(gateway: &Gateway) -> (Socket, String) {
     let mut socket = Socket::open(gateway.address(), PATH).await;
     socket.send(&binary(connect())).await;
     let hello = reply(&mut socket).await;
     assert_eq!(hello[..3], [ID << 3, 1, 5 << 3 | 2], "the reply to connect: {hello:?}");
-    socket
+    let [key, length, client @ ..] = &hello[4..] else { panic!("{hello:?}") };
+    assert_eq!(*key, 1 << 3 | 2, "its first field is the id: {hello:?}");
+    (socket, String::from_utf8(client[..usize::from(*length)].to_vec()).unwrap())
+}
+
+/// The fields of a push in a channel.
+fn push(channel: &[u8], fields: &[u8]) -> Vec<u8> {
+    field(4, &[field(2, channel), fields.to_vec()].concat())
 }
 
 #[tokio::test]
@@ -251,6 +263,27 @@ async fn maps_of_many_entries_are_admitted_and_cost_little() {
     let grown = gateway.memory().saturating_sub(before);
     // 40 messages of 64 KiB, none of which is kept.
     assert!(grown < 8 * 1024, "{grown} KiB more");
+}
+
+#[tokio::test]
+async fn the_backend_subscribes_a_client_with_data_and_what_it_missed() {
+    let gateway = Gateway::start(CONFIG).await;
+    let (mut socket, client) = connected_with_id(&gateway).await;
+    for data in [1, 2] {
+        gateway.post("/api/publish", &json!({ "channel": "open:1", "data": data })).await.ok();
+    }
+    let since = json!({ "offset": 1 });
+    let mut request =
+        json!({ "client": client, "channel": "open:1", "b64data": "eyJhIjoxfQ==", "recover_since": since });
+    assert_eq!(gateway.post("/api/subscribe", &request).await.ok(), json!({ "result": {} }));
+    let notice = reply(&mut socket).await;
+    // The position before what follows, whether it is tracked, and the data.
+    let end = [vec![5 << 3, 1, 6 << 3, 1], field(7, br#"{"a":1}"#)].concat();
+    assert!(notice.ends_with(&end), "{notice:02x?}");
+    let missed = [field(4, b"2"), vec![6 << 3, 2]].concat();
+    assert_eq!(reply(&mut socket).await, push(b"open:1", &field(4, &missed)));
+    request["channel"] = json!("unknown:1");
+    assert_eq!(gateway.post("/api/subscribe", &request).await.ok()["error"]["code"], 102);
 }
 
 #[tokio::test]

@@ -98,8 +98,8 @@ impl Admin {
     }
 
     pub(super) fn enter(&self, channel: &str, client: &str, user: &str, info: &'static str) {
-        let member =
-            Member { client: client.into(), user: user.into(), info: Bytes::from_static(info.as_bytes()) };
+        let (info, channel_info) = (Bytes::from_static(info.as_bytes()), Bytes::new());
+        let member = Member { client: client.into(), user: user.into(), info, channel_info };
         self.backplane.presence_add(&Channel::parse(channel).unwrap(), &Arc::new(member), true, false);
     }
 }

@@ -26,7 +26,8 @@ fn channel(name: &str) -> Channel {
 }
 
 fn member(client: &str, user: &str) -> Arc<Member> {
-    Arc::new(Member { client: client.into(), user: user.into(), info: Bytes::new() })
+    let (info, channel_info) = (Bytes::new(), Bytes::new());
+    Arc::new(Member { client: client.into(), user: user.into(), info, channel_info })
 }
 
 fn now<T>(asked: Outcome<T>) -> Result<T, ReplyError> {

@@ -3,6 +3,7 @@
 pub mod again;
 pub(crate) mod input;
 pub(crate) mod keys;
+pub(crate) mod order;
 pub(crate) mod script;
 pub(crate) mod slots;
 pub(crate) mod survey;

@@ -76,7 +76,7 @@ impl Core {
             return self.connected(effects);
         }
         for channel in channels {
-            self.subscribe_by_server(channel, Subscriber::Identity, effects);
+            self.subscribe_by_server(now, channel, Subscriber::Identity, None, effects);
         }
     }
 

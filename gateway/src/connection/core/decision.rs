@@ -122,6 +122,7 @@ impl Core {
                     join_leave: Some(join_leave),
                     filter,
                     delta,
+                    options: None,
                 });
             }
             (Kind::Unsubscribe, _) => {

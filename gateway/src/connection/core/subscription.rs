@@ -1,7 +1,10 @@
 //! Makes, refuses and removes the subscriptions of a connection.
 
+use std::sync::Arc;
+
 use super::admission::{time_of, ttl};
 use super::{Core, Effects, Subscription, fail};
+use crate::backplane::SubscribeOptions;
 use crate::clock::Now;
 use crate::connection::effect::Effect;
 use crate::connection::event::Subscriber;
@@ -21,7 +24,14 @@ impl Core {
             || self.subscriptions.len() < self.config.limits.channels_per_connection_max
     }
 
-    pub(super) fn subscribe_by_server(&mut self, channel: Channel, by: Subscriber, effects: &mut Effects) {
+    pub(super) fn subscribe_by_server(
+        &mut self,
+        now: Now,
+        channel: Channel,
+        by: Subscriber,
+        options: Option<Arc<SubscribeOptions>>,
+        effects: &mut Effects,
+    ) {
         if self.subscriptions.contains_key(&channel)
             || self.subscriptions.len() >= self.config.limits.channels_per_connection_max
         {
@@ -30,15 +40,26 @@ impl Core {
             }
             return;
         }
-        let recover = self.positions.iter().find(|(known, _)| *known == channel);
-        let recover = recover.map(|(_, position)| position.clone());
+        let (mut recover, mut join_leave) = (None, None);
+        if let Some(options) = &options {
+            if let Some(seconds) = options.expires_at
+                && self.expire_subscription_at(now, &channel, Expiry::At(seconds)).is_err()
+            {
+                // It has expired on its way here.
+                return;
+            }
+            recover = options.recover.clone();
+            join_leave = options.overrides.push_join_leave;
+        } else if let Some((_, position)) = self.positions.iter().find(|(known, _)| *known == channel) {
+            recover = Some(position.clone());
+        }
         self.subscriptions.insert(channel.clone(), Subscription::Requested);
         // Only the connect reply can tell the client that publications may be deltas.
         let delta = by == Subscriber::Identity
             && self.deltas.binary_search(&channel).is_ok()
             && self.makes_deltas(&channel);
-        let (join_leave, filter) = (None, None);
-        effects.push_back(Effect::Subscribe { channel, by, recover, join_leave, filter, delta });
+        let filter = None;
+        effects.push_back(Effect::Subscribe { channel, by, recover, join_leave, filter, delta, options });
     }
 
     pub(super) fn on_subscribed(

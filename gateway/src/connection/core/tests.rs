@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use crate::backplane::{Overrides, SubscribeOptions};
 use crate::connection::event::NOTHING;
 use crate::connection::heartbeat::CONTROL_FRAMES_BURST;
 use crate::plugin::event::Kind;
@@ -881,6 +882,34 @@ fn a_subscription_of_the_server_ends_the_connection_unless_the_server_extends_it
     let mut client = Client::admitted();
     client.subscribed_by_server("open:a").refresh_subscription("open:a", 0);
     assert_eq!(client.close().0, 3006, "at once: it has expired");
+}
+
+#[test]
+fn the_server_api_chooses_position_expiry_and_joins_of_a_subscription() {
+    let since = Position { offset: 7, epoch: "e".into() };
+    let options = |seconds| SubscribeOptions {
+        recover: Some(since.clone()),
+        expires_at: Some(UNIX_START + seconds),
+        overrides: Overrides { push_join_leave: Some(false), ..Overrides::default() },
+        ..SubscribeOptions::default()
+    };
+    let order = |name, seconds| Signal::Subscribe(channel(name), Some(Arc::new(options(seconds))));
+    let mut client = Client::admitted();
+    client.on(Event::Signal(order("open:a", 8)));
+    let Some(Effect::Subscribe { by, recover, join_leave, options: chosen, .. }) = client.effects.pop_back()
+    else {
+        panic!("{:?}", client.effects)
+    };
+    assert_eq!((by, recover, join_leave), (Subscriber::Plugin, Some(since.clone()), Some(false)));
+    assert_eq!(chosen.as_deref(), Some(&options(8)));
+    let result = Ok(Subscribed { data: Bytes::from_static(b"1"), ..Subscribed::default() });
+    client.on(Event::Subscribed { channel: channel("open:a"), by, result });
+    let Reply::SubscribedByServer { result, .. } = client.reply() else { panic!() };
+    assert_eq!(&*result.data, b"1");
+    client.effects.clear();
+    assert!(client.on(Event::Signal(order("open:b", 0))).effects.is_empty(), "it has expired");
+    assert_eq!(client.ping_at(10).deadline(), Some(12));
+    assert_eq!(client.tick_at(12).close(), (3006, CloseCause::Expired));
 }
 
 #[test]

@@ -126,7 +126,8 @@ impl Session {
             set_attribute(&mut client.attributes, name, value);
         }
         drop(shared);
-        self.member = Arc::new(Member { client: self.handle.id.clone(), user, info: identity.info });
+        let (client, channel_info) = (self.handle.id.clone(), Bytes::new());
+        self.member = Arc::new(Member { client, user, info: identity.info, channel_info });
         self.worker.hub.borrow_mut().admit(self.handle.clone(), self.client.clone(), now.unix);
         self.register();
         self.user_channel = Channel::of_user(&self.member.user);

@@ -254,7 +254,7 @@ impl Session {
                     }
                     subscribed
                 });
-                self.say_refused(&channel, by, &result);
+                self.subscribe_ended(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
             (Pending::Publish { id, failed: Some(error), .. }, _) => {

@@ -97,7 +97,7 @@ impl Session {
         let json = self.handle.format.encoding.is_json();
         let (mut left, mut failed) = (0, None);
         for target in targets {
-            let info = Some(self.member.clone());
+            let info = Some(self.member_in(target).clone());
             let asked = match self.publishes_to(now, target) {
                 Ok((account, until)) => {
                     let by = By { info, account: &account, reply_to: self.reply_to() };

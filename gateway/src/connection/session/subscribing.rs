@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Session;
 use crate::backplane::{Most, Outcome, RecoverRequest, Recovery, ReplyTo, Retention};
 use crate::clock::Now;
 use crate::connection::core::NO_PATTERNS;
 use crate::connection::worker_state::WorkerState;
 use crate::hub::Listening;
+use crate::outbound::Pushed;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
 use crate::protocol::filter::TagFilter;
-use crate::protocol::push::{Form, Publication};
+use crate::protocol::push::{Form, Publication, Push, PushKind};
 use crate::protocol::reply::Subscribed;
 
 /// Bytes of one channel in a connect reply, besides its recovered publications.
@@ -58,27 +57,29 @@ impl Session {
             Err(error) => return Outcome::Ready(Err(error)),
         };
         let WorkerState { backplane, config, hub, .. } = &*self.worker;
-        let pattern = channel.is_pattern();
-        if pattern && !namespace.wildcards {
+        if channel.is_pattern() && !namespace.wildcards {
             return Outcome::Ready(Err(ReplyError::BAD_REQUEST.because(NO_PATTERNS)));
         }
         if !hub.borrow().has_room_for(channel, config.memory.patterns_max) {
             return Outcome::Ready(Err(ReplyError::LIMIT_EXCEEDED.because(TOO_MANY_PATTERNS)));
         }
-        let join_leave = namespace.join_leave && !pattern && join_leave.unwrap_or(true);
+        let rules = self.rules_in(namespace, channel);
+        let join_leave = namespace.join_leave && !channel.is_pattern() && join_leave.unwrap_or(true);
         let format = self.handle.format;
         let form = if delta { Form::channel_with_deltas(format) } else { Form::channel(format) };
         let listening = Listening { form, position: None, join_leave, filter, delta };
         // The subscription starts before history is read: a publication in between arrives twice and is
         // recognized by its offset.
-        let asked = if namespace.recovery && !pattern {
+        let asked = if rules.positioned {
             match self.listen(channel, listening, ReplyTo::Nobody) {
                 Outcome::Ready(Err(error)) => Outcome::Ready(Err(error)),
                 Outcome::Ready(Ok(())) | Outcome::Pending => {
                     let publications = config.client.history_publications_max;
-                    let most = Most { publications, bytes: self.recovery_room() };
-                    let retention = Retention::of(namespace);
-                    let request = RecoverRequest { channel, since: recover, most, retention };
+                    let bytes = self.recovery_room().saturating_sub(self.data_in(channel).len());
+                    let most = Most { publications, bytes };
+                    let (since, retention) =
+                        (recover.filter(|_| rules.recoverable), Retention::of(namespace));
+                    let request = RecoverRequest { channel, since, most, retention };
                     backplane.recover(request, self.reply_to(), now.at)
                 }
             }
@@ -114,27 +115,25 @@ impl Session {
     ) -> Result<(Subscribed, Option<Position>), ReplyError> {
         let namespace = self.worker.namespace(channel)?;
         let recovery = recovery.inspect_err(|_| self.unlisten(channel))?;
-        let pattern = channel.is_pattern();
-        if !pattern && (namespace.presence || namespace.join_leave) {
-            self.worker.backplane.presence_add(
-                channel,
-                &self.member,
-                namespace.presence,
-                namespace.join_leave,
-            );
+        let rules = self.rules_in(namespace, channel);
+        if rules.presence || rules.join_leave {
+            let member = self.member_in(channel);
+            self.worker.backplane.presence_add(channel, member, rules.presence, rules.join_leave);
         }
         self.worker.metrics().subscriptions.add(1);
         let delta = self.worker.hub.borrow().makes_deltas(channel, self.handle.number);
-        if pattern || !namespace.recovery {
-            return Ok((Subscribed { delta, ..Subscribed::default() }, None));
+        let data = self.data_in(channel);
+        if !rules.positioned {
+            return Ok((Subscribed { data, delta, ..Subscribed::default() }, None));
         }
+        let recover = recover.filter(|_| rules.recoverable);
         let Recovery { missed, top } = recovery;
         let missed = missed.map(|missed| self.views(now, channel, missed));
         let encoding = self.handle.format.encoding;
         let bytes_of = |one: &Publication| if delta { one.bytes_as_base(encoding) } else { one.bytes() };
         let bytes = |missed: &Vec<Arc<Publication>>| missed.iter().map(|one| bytes_of(one)).sum::<usize>();
         // Other replies may have taken the room meanwhile, and plugins may have enlarged the publications.
-        let missed = missed.filter(|missed| bytes(missed) <= self.recovery_room());
+        let missed = missed.filter(|missed| bytes(missed) + data.len() <= self.recovery_room());
         let recovered = recover.map(|_| missed.is_some());
         let missed = missed.unwrap_or_default();
         if self.core.is_admitting() {
@@ -148,13 +147,13 @@ impl Session {
         let subscribed = Subscribed {
             // The core knows.
             ttl: None,
-            recoverable: true,
+            recoverable: rules.recoverable,
             positioned: true,
             epoch: top.epoch.clone(),
             offset,
             publications: missed,
             recovered,
-            data: Bytes::new(),
+            data,
             delta,
         };
         Ok((subscribed, Some(top)))
@@ -164,15 +163,32 @@ impl Session {
         let making = self.give_up_subscribing(channel);
         self.unlisten(channel);
         if making {
-            return;
+            return self.forget_chosen(channel);
         }
         self.worker.metrics().subscriptions.add(-1);
-        if let Ok(namespace) = self.worker.namespace(channel)
-            && !channel.is_pattern()
-            && (namespace.presence || namespace.join_leave)
-        {
-            let keep = namespace.presence;
-            self.worker.backplane.presence_remove(channel, &self.member, keep, namespace.join_leave);
+        if let Ok(namespace) = self.worker.namespace(channel) {
+            let rules = self.rules_in(namespace, channel);
+            if rules.presence || rules.join_leave {
+                let member = self.member_in(channel);
+                self.worker.backplane.presence_remove(channel, member, rules.presence, rules.join_leave);
+            }
+        }
+        self.forget_chosen(channel);
+    }
+
+    /// Sends what a client has missed in a channel that the server subscribes it to. The notice of that has
+    /// no field for publications, so each is a push of its own.
+    pub(super) fn push_recovered(&self, channel: &Channel, result: &Subscribed) {
+        for publication in &result.publications {
+            let (publication, epoch) = (publication.clone(), result.epoch.clone());
+            let push = Push::new(channel.clone(), PushKind::Publication { publication, epoch });
+            let frame = push.frame(Form::channel(self.handle.format), &self.worker.frames);
+            if !frame.is_empty() && matches!(self.handle.push(frame), Pushed::Sent) {
+                self.worker.metrics().messages_out.inc();
+            }
+        }
+        if !result.publications.is_empty() {
+            self.worker.count_compressed();
         }
     }
 

@@ -189,7 +189,7 @@ impl Occurrence {
             Event::Deliver { channel, class, publisher, payload } => {
                 let member = |(connection, user): &(Box<str>, Box<str>)| {
                     let (client, user) = (connection.as_ref().into(), user.as_ref().into());
-                    Arc::new(Member { client, user, info: Bytes::new() })
+                    Arc::new(Member { client, user, info: Bytes::new(), channel_info: Bytes::new() })
                 };
                 let outgoing = Outgoing {
                     channel: channel.clone(),

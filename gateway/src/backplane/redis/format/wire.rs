@@ -13,12 +13,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::backplane::Order;
 use crate::backplane::redis::format::input::{self, RemoteInput, RemoteOutcome};
-use crate::backplane::redis::format::survey;
-use crate::backplane::redis::format::wire::fields::{END, Fields, put, put_nested, put_number};
-use crate::backplane::{Order, Why};
+use crate::backplane::redis::format::wire::fields::{END, Fields, channel, put, put_nested, put_number};
+use crate::backplane::redis::format::{order, survey};
 use crate::protocol::channel::Channel;
-use crate::protocol::code::Close;
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::tags::{Tags, tags_bytes};
 use crate::survey::{Finding, Question};
@@ -57,25 +56,13 @@ mod member_tag {
     pub(crate) const CLIENT: u8 = 1;
     pub(crate) const USER: u8 = 2;
     pub(crate) const INFO: u8 = 3;
+    /// Only where a member has some.
+    pub(crate) const CHANNEL_INFO: u8 = 4;
 }
 
 /// Tags of a join and of a leave.
 mod presence_tag {
     pub(crate) const MEMBER: u8 = 1;
-}
-
-/// Tags of an order.
-mod order_tag {
-    pub(crate) const NODE: u8 = 1;
-    pub(crate) const ADDRESS: u8 = 2;
-    pub(crate) const ORDER: u8 = 3;
-    pub(crate) const CODE: u8 = 4;
-    pub(crate) const WHY: u8 = 5;
-    pub(crate) const REASON: u8 = 6;
-    pub(crate) const CHANNEL: u8 = 7;
-    pub(crate) const EXPIRES_AT: u8 = 8;
-    /// Once for each connection that stays.
-    pub(crate) const KEPT: u8 = 9;
 }
 
 /// Tags of a question and of an answer.
@@ -173,7 +160,8 @@ pub(crate) fn presence(member: &Member, came: bool) -> Vec<u8> {
 
 /// Encodes a member.
 pub(crate) fn member_bytes(member: &Member) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(member.client.len() + member.user.len() + member.info.len() + 12);
+    let info = member.info.len() + member.channel_info.len();
+    let mut bytes = Vec::with_capacity(member.client.len() + member.user.len() + info + 16);
     put_member(&mut bytes, member);
     bytes
 }
@@ -186,45 +174,7 @@ pub(crate) fn read_member(bytes: &Bytes) -> Option<Arc<Member>> {
 /// Encodes an order. `node` is the node that gives it.
 pub(crate) fn order(node: u64, address: &Channel, order: &Order) -> Vec<u8> {
     let mut bytes = vec![VERSION, b'O'];
-    put_number(&mut bytes, order_tag::NODE, node);
-    put(&mut bytes, order_tag::ADDRESS, address.as_str().as_bytes());
-    let put_kind = |bytes: &mut Vec<u8>, kind: u8| put(bytes, order_tag::ORDER, &[kind]);
-    match order {
-        Order::Close(close, why) => {
-            put_kind(&mut bytes, 0);
-            put(&mut bytes, order_tag::CODE, &close.code.to_be_bytes());
-            let why = match why {
-                Why::Shutdown => 0,
-                Why::Api => 1,
-                Why::Plugin => 2,
-            };
-            put(&mut bytes, order_tag::WHY, &[why]);
-            put(&mut bytes, order_tag::REASON, close.reason.as_bytes());
-        }
-        // A kind of its own: a gateway that skipped the list would close all.
-        Order::CloseOthers { close, kept } => {
-            put_kind(&mut bytes, 4);
-            put(&mut bytes, order_tag::CODE, &close.code.to_be_bytes());
-            put(&mut bytes, order_tag::REASON, close.reason.as_bytes());
-            for id in kept.iter() {
-                put(&mut bytes, order_tag::KEPT, id.as_bytes());
-            }
-        }
-        Order::Subscribe(channel) => {
-            put_kind(&mut bytes, 1);
-            put(&mut bytes, order_tag::CHANNEL, channel.as_str().as_bytes());
-        }
-        Order::Unsubscribe(channel) => {
-            put_kind(&mut bytes, 2);
-            put(&mut bytes, order_tag::CHANNEL, channel.as_str().as_bytes());
-        }
-        Order::Refresh(expires_at) => {
-            put_kind(&mut bytes, 3);
-            if let Some(expires_at) = expires_at {
-                put_number(&mut bytes, order_tag::EXPIRES_AT, *expires_at);
-            }
-        }
-    }
+    order::put_order(&mut bytes, node, address, order);
     bytes
 }
 
@@ -273,6 +223,9 @@ fn put_member(bytes: &mut Vec<u8>, member: &Member) {
     put(bytes, member_tag::CLIENT, member.client.as_bytes());
     put(bytes, member_tag::USER, member.user.as_bytes());
     put(bytes, member_tag::INFO, &member.info);
+    if !member.channel_info.is_empty() {
+        put(bytes, member_tag::CHANNEL_INFO, &member.channel_info);
+    }
 }
 
 /// Decodes a message. `None` if it is invalid.
@@ -302,7 +255,10 @@ pub(crate) fn decode(message: &Bytes) -> Option<Message> {
             }
             Some(if kind == b'J' { Message::Join(concerned?) } else { Message::Leave(concerned?) })
         }
-        b'O' => read_order(rest),
+        b'O' => Some(
+            order::read_order(message, rest)?
+                .map_or(Message::Unknown, |(node, address, order)| Message::Order { node, address, order }),
+        ),
         b'Q' | b'A' | b'R' => read_survey(kind, rest),
         b'I' => input::read_input(message, rest).map(Message::Input),
         b'T' => Some(input::read_outcome(rest)?.map_or(Message::Unknown, Message::InputOutcome)),
@@ -315,44 +271,6 @@ fn numbered(bytes: &[u8]) -> Option<(u64, Arc<str>, &[u8])> {
     let end = bytes.iter().take(NUMBER_BYTES_MAX).position(|byte| *byte == b';')?;
     let mut parts = fields::text(&bytes[..end])?.split(',');
     Some((parts.next()?.parse().ok()?, parts.next()?.into(), &bytes[end + 1..]))
-}
-
-fn read_order(bytes: &[u8]) -> Option<Message> {
-    let mut fields = Fields::filling(bytes);
-    let (mut node, mut address, mut kind, mut code, mut expires_at) = (None, None, None, None, None);
-    let (mut concerned, mut reason, mut why, mut kept) = (None, "", Why::Api, Vec::new());
-    while let Some((tag, value)) = fields.next()? {
-        match tag {
-            order_tag::NODE => node = Some(fields::number(value)?),
-            order_tag::ADDRESS => address = Some(channel(value)?),
-            order_tag::ORDER => kind = Some(value),
-            order_tag::CODE => code = Some(u16::from_be_bytes(value.try_into().ok()?)),
-            order_tag::WHY => {
-                why = match value {
-                    [0] => Why::Shutdown,
-                    [2] => Why::Plugin,
-                    // The connection ends for any unknown reason too.
-                    _ => Why::Api,
-                }
-            }
-            order_tag::REASON => reason = fields::text(value)?,
-            order_tag::CHANNEL => concerned = Some(subscription(value)?),
-            order_tag::EXPIRES_AT => expires_at = Some(fields::number(value)?),
-            order_tag::KEPT => kept.push(Box::from(fields::text(value)?)),
-            _ => (),
-        }
-    }
-    // A code that cannot close a connection would make a broken frame for the client.
-    let close = || Some(Close::custom(code?, reason)).filter(|close| (3000..=4999).contains(&close.code));
-    let order = match kind? {
-        [0] => Order::Close(close()?, why),
-        [4] => Order::CloseOthers { close: close()?, kept: kept.into() },
-        [1] => Order::Subscribe(concerned?),
-        [2] => Order::Unsubscribe(concerned?),
-        [3] => Order::Refresh(expires_at),
-        _ => return Some(Message::Unknown),
-    };
-    Some(Message::Order { node: node?, address: address?, order })
 }
 
 fn read_survey(kind: u8, bytes: &[u8]) -> Option<Message> {
@@ -411,25 +329,18 @@ fn read_tags(bytes: &[u8]) -> Option<Option<Arc<Tags>>> {
 /// Decodes a member, whose bytes are a part of `all`.
 fn member(all: &Bytes, bytes: &[u8]) -> Option<Arc<Member>> {
     let mut fields = Fields::filling(bytes);
-    let (mut client, mut user, mut info) = (None, None, None);
+    let (mut client, mut user, mut info, mut channel_info) = (None, None, None, Bytes::new());
     while let Some((tag, value)) = fields.next()? {
         match tag {
             member_tag::CLIENT => client = Some(fields::text(value)?),
             member_tag::USER => user = Some(fields::text(value)?),
             member_tag::INFO => info = Some(all.slice_ref(value)),
+            member_tag::CHANNEL_INFO => channel_info = all.slice_ref(value),
             _ => (),
         }
     }
-    Some(Arc::new(Member { client: client?.into(), user: user?.into(), info: info? }))
-}
-
-fn channel(value: &[u8]) -> Option<Channel> {
-    Channel::parse(fields::text(value)?).ok()
-}
-
-/// The channel or pattern of a subscription.
-fn subscription(value: &[u8]) -> Option<Channel> {
-    Channel::parse_subscription(fields::text(value)?).ok()
+    let (client, user) = (client?.into(), user?.into());
+    Some(Arc::new(Member { client, user, info: info?, channel_info }))
 }
 
 #[cfg(test)]
@@ -439,7 +350,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::backplane::input::InputOutcome;
+    use crate::backplane::redis::format::order::order_tag;
     use crate::backplane::redis::format::wire::*;
+    use crate::backplane::{SubscribeOptions, Why};
+    use crate::protocol::code::Close;
     use crate::survey::{Connection, Counts, Page, Part};
 
     fn channel(name: &str) -> Channel {
@@ -447,7 +361,8 @@ mod tests {
     }
 
     fn member() -> Member {
-        Member { client: "c1".into(), user: "ann".into(), info: "{\"a\":1}".into() }
+        let (info, channel_info) = ("{\"a\":1}".into(), "[2]".into());
+        Member { client: "c1".into(), user: "ann".into(), info, channel_info }
     }
 
     fn tags() -> Option<Arc<Tags>> {
@@ -456,6 +371,11 @@ mod tests {
 
     fn close_others() -> Order {
         Order::CloseOthers { close: Close::custom(4001, "bye"), kept: ["a".into(), "b".into()].into() }
+    }
+
+    fn with_data() -> Order {
+        let options = SubscribeOptions { data: "{}".into(), ..SubscribeOptions::default() };
+        Order::Subscribe(channel("news"), Some(Arc::new(options)))
     }
 
     /// One message of every kind.
@@ -470,11 +390,12 @@ mod tests {
             presence(&member(), true),
             presence(&member(), false),
             order(5, &channel("#42"), &close),
-            order(5, &channel("@x"), &Order::Subscribe(channel("news"))),
+            order(5, &channel("@x"), &Order::Subscribe(channel("news"), None)),
             order(5, &channel("@x"), &Order::Unsubscribe(channel("news"))),
             order(5, &channel("@x"), &Order::Refresh(Some(7))),
             order(5, &channel("@x"), &Order::Refresh(None)),
             order(5, &channel("#42"), &close_others()),
+            order(5, &channel("#42"), &with_data()),
         ]
         .into_iter()
         .chain(asked().iter().map(|asked| question(5, 6, asked)))
@@ -536,12 +457,14 @@ mod tests {
         }
         let expected = Message::Order { node: 5, address: channel("#42"), order: close_others() };
         assert_eq!(decoded[9], expected);
+        let expected = Message::Order { node: 5, address: channel("#42"), order: with_data() };
+        assert_eq!(decoded[10], expected);
         for (index, (question, finding)) in asked().into_iter().zip(found()).enumerate() {
-            assert_eq!(decoded[10 + index], Message::Question { node: 5, id: 6, question });
-            assert_eq!(decoded[13 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
+            assert_eq!(decoded[11 + index], Message::Question { node: 5, id: 6, question });
+            assert_eq!(decoded[14 + index], Message::Answer { to: 5, id: 6, from: 7, finding });
         }
-        assert_eq!(decoded[16], Message::Input(remote_input()));
-        assert_eq!(decoded[17], Message::InputOutcome(remote_outcome()));
+        assert_eq!(decoded[17], Message::Input(remote_input()));
+        assert_eq!(decoded[18], Message::InputOutcome(remote_outcome()));
     }
 
     #[test]
@@ -611,7 +534,7 @@ mod tests {
         unknown(&mut join);
         put_nested(&mut join, presence_tag::MEMBER, member);
         let mut controls = vec![
-            order(5, &channel("@x"), &Order::Subscribe(channel("news"))),
+            order(5, &channel("@x"), &Order::Subscribe(channel("news"), None)),
             question(5, 6, &Question::Counts),
             answer(5, 6, 7, &found()[0]),
             look(5),
@@ -632,7 +555,7 @@ mod tests {
         assert_eq!(publication.info.as_deref(), Some(&member()));
         assert_eq!(publication.tags, Tags::of(vec![("kind".into(), "a".into())]));
         assert_eq!(decoded[1], Message::Join(Arc::new(member())));
-        let order = Order::Subscribe(channel("news"));
+        let order = Order::Subscribe(channel("news"), None);
         assert_eq!(decoded[2], Message::Order { node: 5, address: channel("@x"), order });
         assert_eq!(decoded[3], Message::Question { node: 5, id: 6, question: Question::Counts });
         let [finding, ..] = found();

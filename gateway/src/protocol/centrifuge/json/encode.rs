@@ -391,6 +391,7 @@ fn member_fields(o: &mut Object<'_>, member: &Member) {
     o.string_always("user", &member.user);
     o.string_always("client", &member.client);
     o.json("conn_info", &member.info);
+    o.json("chan_info", &member.channel_info);
 }
 
 #[cfg(test)]

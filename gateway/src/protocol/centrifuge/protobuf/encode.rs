@@ -287,6 +287,7 @@ fn member_fields(m: &mut Message<'_>, member: &Member) {
     m.string(1, &member.user);
     m.string(2, &member.client);
     m.payload(3, &member.info);
+    m.payload(4, &member.channel_info);
 }
 
 #[cfg(test)]

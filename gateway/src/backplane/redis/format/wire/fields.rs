@@ -4,6 +4,8 @@
 //!
 //! The length is an LEB128 number. The tag 0 ends the fields if something else follows.
 
+use crate::protocol::channel::Channel;
+
 /// Ends fields if something else follows.
 pub(crate) const END: u8 = 0;
 
@@ -96,6 +98,16 @@ pub(crate) fn number(value: &[u8]) -> Option<u64> {
 /// Reads a text.
 pub(crate) fn text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok()
+}
+
+/// Reads the name of a channel.
+pub(crate) fn channel(value: &[u8]) -> Option<Channel> {
+    Channel::parse(text(value)?).ok()
+}
+
+/// Reads the channel or pattern of a subscription.
+pub(crate) fn subscription(value: &[u8]) -> Option<Channel> {
+    Channel::parse_subscription(text(value)?).ok()
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ fn channel(name: &str) -> Channel {
 }
 
 fn member(client: &str, user: &str) -> Arc<Member> {
-    Arc::new(Member { client: client.into(), user: user.into(), info: bytes::Bytes::new() })
+    let (info, channel_info) = (bytes::Bytes::new(), bytes::Bytes::new());
+    Arc::new(Member { client: client.into(), user: user.into(), info, channel_info })
 }
 
 /// The next write of the only server, with the list up to date.

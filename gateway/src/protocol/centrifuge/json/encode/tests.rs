@@ -17,7 +17,8 @@ fn reply(reply: &Reply) -> String {
 }
 
 fn member() -> Arc<Member> {
-    Arc::new(Member { client: "c1".into(), user: "42".into(), info: Bytes::from_static(b"{\"n\":1}") })
+    let (info, channel_info) = (Bytes::from_static(b"{\"n\":1}"), Bytes::new());
+    Arc::new(Member { client: "c1".into(), user: "42".into(), info, channel_info })
 }
 
 fn publication(offset: u64) -> Arc<Publication> {
@@ -50,7 +51,8 @@ fn fields_with_a_zero_value_are_left_out_unless_the_protocol_always_has_them() {
         reply(&Reply::History { id: 2, publications: vec![], offset: 0, epoch: "".into() }),
         r#"{"id":2,"history":{"publications":[],"epoch":"","offset":0}}"#
     );
-    let nobody = Arc::new(Member { client: "c1".into(), user: "".into(), info: Bytes::new() });
+    let (info, channel_info) = (Bytes::new(), Bytes::new());
+    let nobody = Arc::new(Member { client: "c1".into(), user: "".into(), info, channel_info });
     assert_eq!(
         reply(&Reply::Presence { id: 2, members: vec![nobody] }),
         r#"{"id":2,"presence":{"presence":{"c1":{"user":"","client":"c1"}}}}"#
@@ -110,6 +112,11 @@ fn every_reply_has_its_shape() {
     assert_eq!(
         reply(&Reply::Presence { id: 2, members: vec![member()] }),
         r#"{"id":2,"presence":{"presence":{"c1":{"user":"42","client":"c1","conn_info":{"n":1}}}}}"#
+    );
+    let here = Member { channel_info: Bytes::from_static(b"[7]"), ..Member::clone(&member()) };
+    assert_eq!(
+        reply(&Reply::Presence { id: 2, members: vec![Arc::new(here)] }),
+        r#"{"id":2,"presence":{"presence":{"c1":{"user":"42","client":"c1","conn_info":{"n":1},"chan_info":[7]}}}}"#
     );
     assert_eq!(
         reply(&Reply::History { id: 2, publications: vec![publication(1)], offset: 1, epoch: "e".into() }),
@@ -204,7 +211,8 @@ fn what_is_not_json_becomes_a_string() {
 
 #[test]
 fn text_of_users_is_escaped() {
-    let member = Member { client: "c".into(), user: "a\"\n".into(), info: Bytes::new() };
+    let (info, channel_info) = (Bytes::new(), Bytes::new());
+    let member = Member { client: "c".into(), user: "a\"\n".into(), info, channel_info };
     assert_eq!(
         reply(&Reply::Presence { id: 1, members: vec![Arc::new(member)] }),
         r#"{"id":1,"presence":{"presence":{"c":{"user":"a\"\n","client":"c"}}}}"#

@@ -105,6 +105,8 @@ struct WireMember {
     client: String,
     #[prost(bytes = "vec", tag = "3")]
     conn_info: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    chan_info: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -243,11 +245,13 @@ fn pushed(reply: &Reply) -> WirePush {
 }
 
 fn member() -> Arc<Member> {
-    Arc::new(Member { client: "c1".into(), user: "42".into(), info: Bytes::from_static(b"{\"n\":1}") })
+    let (info, channel_info) = (Bytes::from_static(b"{\"n\":1}"), Bytes::from_static(b"[7]"));
+    Arc::new(Member { client: "c1".into(), user: "42".into(), info, channel_info })
 }
 
 fn wire_member() -> WireMember {
-    WireMember { user: "42".into(), client: "c1".into(), conn_info: b"{\"n\":1}".to_vec() }
+    let (conn_info, chan_info) = (b"{\"n\":1}".to_vec(), b"[7]".to_vec());
+    WireMember { user: "42".into(), client: "c1".into(), conn_info, chan_info }
 }
 
 fn publication(offset: u64) -> Arc<Publication> {
