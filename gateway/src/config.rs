@@ -326,8 +326,10 @@ pub struct Namespace {
     pub recovery: bool,
     /// Whether the members of a channel are tracked.
     pub presence: bool,
-    /// Whether subscribers receive joins and leaves.
+    /// Whether subscribers may receive joins and leaves.
     pub join_leave: bool,
+    /// Whether subscribers receive them unasked; only with `join_leave`.
+    pub force_push_join_leave: bool,
     /// Whether subscribers may filter publications by their tags.
     pub tag_filter: bool,
     /// Whether subscribers may get deltas in place of payloads.

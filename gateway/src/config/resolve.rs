@@ -339,6 +339,7 @@ fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
         recovery: section.flag("recovery"),
         presence: section.flag("presence"),
         join_leave: section.flag("join_leave"),
+        force_push_join_leave: section.flag("force_push_join_leave"),
         tag_filter: section.flag("tag_filter"),
         delta: section.flag("delta"),
         wildcards: section.flag("wildcards"),
@@ -374,6 +375,13 @@ fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
             &["allow_history", "history_size"],
             "a permission to read a history that is not kept",
             "\"nobody\", or a `history_size` above 0",
+        );
+    }
+    if namespace.force_push_join_leave && !namespace.join_leave {
+        section.conflict(
+            &["force_push_join_leave", "join_leave"],
+            "true without joins and leaves",
+            "false, or `join_leave = true`",
         );
     }
     if namespace.allow_presence != Access::Nobody && !namespace.presence {

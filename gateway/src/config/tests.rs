@@ -130,6 +130,7 @@ fn every_key_reaches_its_own_field() {
         recovery = true
         presence = true
         join_leave = true
+        force_push_join_leave = true
         tag_filter = true
         delta = true
         wildcards = true
@@ -260,6 +261,7 @@ fn every_key_reaches_its_own_field() {
                     recovery: true,
                     presence: true,
                     join_leave: true,
+                    force_push_join_leave: true,
                     tag_filter: true,
                     delta: true,
                     wildcards: true,

@@ -14,6 +14,10 @@ const CONFIG: &str = "
     allow_publish = 'anyone'
     allow_history = 'anyone'
     allow_presence = 'anyone'
+    [namespaces.told]
+    join_leave = true
+    force_push_join_leave = true
+    allow_subscribe = 'anyone'
     [namespaces.closed]
     [namespaces.members]
     allow_subscribe = 'users'
@@ -103,6 +107,28 @@ async fn subscribers_are_told_who_comes_and_goes() {
     assert_eq!(ann.push().await, json!({ "channel": "open:1", "leave": info }));
     let presence = ann.ask("presence", json!({ "channel": "open:1" })).await.unwrap();
     assert_eq!(presence, json!({ "presence": { &ann.id: { "user": "ann", "client": ann.id } } }));
+}
+
+#[tokio::test]
+async fn where_a_namespace_forces_it_subscribers_are_told_unasked() {
+    let gateway = gateway().await;
+    let mut ann = Client::connect_as(&gateway, "ann").await;
+    for ask in [json!({}), json!({ "join_leave": false })] {
+        let mut subscribe = json!({ "channel": "told:1" });
+        subscribe.as_object_mut().unwrap().extend(ask.as_object().unwrap().clone());
+        ann.ask("subscribe", subscribe).await.unwrap();
+        assert_eq!(ann.push().await["join"]["info"]["user"], "ann");
+        let mut bob = Client::connect_as(&gateway, "bob").await;
+        bob.subscribe("told:1").await;
+        assert_eq!(ann.push().await["join"]["info"]["user"], "bob");
+        bob.close().await;
+        assert_eq!(ann.push().await["leave"]["info"]["user"], "bob");
+        ann.ask("unsubscribe", json!({ "channel": "told:1" })).await.unwrap();
+    }
+    // Elsewhere they have to ask.
+    ann.subscribe("open:1").await;
+    ann.publish("open:1", json!("first")).await;
+    assert_eq!(ann.publication("open:1").await["data"], "first");
 }
 
 #[tokio::test]

@@ -115,11 +115,13 @@ impl Core {
                 Kind::Subscribe,
                 Details::Subscribe { recover, join_leave, reject_unrecovered, filter, delta },
             ) => {
+                let rules = self.config.namespaces.of(&channel);
+                let forced = rules.is_some_and(|rules| rules.force_push_join_leave);
                 effects.push_back(Effect::Subscribe {
                     channel,
                     by: Subscriber::Client { id, reject_unrecovered },
                     recover,
-                    join_leave: Some(join_leave),
+                    join_leave: Some(join_leave || forced),
                     filter,
                     delta,
                     options: None,

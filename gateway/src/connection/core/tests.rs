@@ -913,6 +913,19 @@ fn the_server_api_chooses_position_expiry_and_joins_of_a_subscription() {
 }
 
 #[test]
+fn a_namespace_may_force_joins_and_leaves_on_its_subscribers() {
+    let more =
+        "[namespaces.told]\njoin_leave = true\nforce_push_join_leave = true\nallow_subscribe = \"anyone\"";
+    let mut client = Client::with(config(more), Encoding::Json);
+    client.connect("").authenticate(Admission::Undecided, false).effects.clear();
+    for (id, name, expected) in [(2, "open:a", false), (3, "told:a", true)] {
+        client.subscribe(id, name).decide(Decision::Undecided(NOTHING));
+        let Some(Effect::Subscribe { join_leave, .. }) = client.effects.pop_back() else { panic!() };
+        assert_eq!(join_leave, Some(expected), "{name}");
+    }
+}
+
+#[test]
 fn a_plugin_ends_the_subscription_of_a_client_by_its_expiry() {
     let mut client = Client::admitted();
     client.subscribed(2, "open:a").refresh_subscription("open:a", 0);

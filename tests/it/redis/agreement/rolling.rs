@@ -14,12 +14,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SUBSCRIBERS_PER_NODE: usize = 4;
 
 /// Every rule, as it is and as it is changed to.
-const RULES: [(&str, &str, &str); 14] = [
+const RULES: [(&str, &str, &str); 15] = [
     ("history_size", "1000", "10"),
     ("history_ttl", "'1h'", "'2s'"),
     ("recovery", "true", "false"),
     ("presence", "true", "false"),
     ("join_leave", "true", "false"),
+    ("force_push_join_leave", "false", "true"),
     ("tag_filter", "false", "true"),
     ("delta", "false", "true"),
     ("wildcards", "false", "true"),
