@@ -125,6 +125,8 @@ pub struct RecoverRequest<'a> {
     pub channel: &'a Channel,
     /// The position of the subscriber; `None` for only the top of the stream.
     pub since: Option<&'a Position>,
+    /// Whether only the newest publications count, not all after the position.
+    pub latest: bool,
     /// Limits of the response.
     pub most: Most,
     /// The retention of the channel.
@@ -144,7 +146,8 @@ pub struct Page {
 /// The publications a client missed and the top of the stream, read at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Recovery {
-    /// Oldest first; `None` if some of them are not kept any more.
+    /// Oldest first; `None` if some of them are not kept any more. If only the newest ones count: newest
+    /// first, without any if the subscriber has seen the newest, and `None` if that one is not kept any more.
     pub missed: Option<Vec<Arc<Publication>>>,
     /// Top of the stream.
     pub top: Position,
@@ -348,8 +351,9 @@ pub trait Backplane: Send + Sync {
     fn history(&self, request: HistoryRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Page>;
 
     /// For a subscriber whose worker has added its interest. Returns everything after its position, if all of
-    /// it is kept and within the limits; without a position only the top of the stream. Everything published
-    /// later reaches the worker.
+    /// it is kept and within the limits; without a position only the top of the stream. If only the newest
+    /// publications count, as many as fit, but the newest in any case. Everything published later reaches the
+    /// worker.
     fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery>;
 
     /// Top of a channel's stream as far as this node has seen it, if there is one.

@@ -324,6 +324,8 @@ pub struct Namespace {
     pub idempotency_ttl: Duration,
     /// Whether returning clients get the publications they missed; only with a history.
     pub recovery: bool,
+    /// Which of them.
+    pub recovery_mode: RecoveryMode,
     /// Whether the members of a channel are tracked.
     pub presence: bool,
     /// Whether subscribers may receive joins and leaves.
@@ -344,6 +346,15 @@ pub struct Namespace {
     pub allow_history: Access,
     /// Who may read the presence if no plugin decided.
     pub allow_presence: Access,
+}
+
+/// The publications that clients get when they recover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// All that they missed.
+    Stream,
+    /// The latest one, if they have not seen it.
+    Cache,
 }
 
 /// The clients that may do something if no plugin has decided.

@@ -327,6 +327,20 @@ impl Stream {
         bytes
     }
 
+    /// The newest publications, newest first. None of them for a subscriber who has seen the newest, and
+    /// `None` if that one is not kept.
+    fn latest(&self, since: &Position, most: Most) -> Option<Vec<Arc<Publication>>> {
+        if since.offset > 0 && *since == self.top {
+            return Some(Vec::new());
+        }
+        let newest = self.kept.back().filter(|(_, newest)| newest.offset == self.top.offset);
+        let mut fits = Fits::new(most);
+        newest.map(|_| {
+            let kept = self.kept.iter().rev().map(|(_, publication)| publication);
+            kept.take_while(|publication| fits.take(publication)).cloned().collect()
+        })
+    }
+
     /// Bytes of the kept publications.
     fn bytes(&self) -> usize {
         self.kept.iter().map(|(_, publication)| kept_bytes(publication)).sum()
@@ -382,7 +396,7 @@ impl Memory {
     }
 
     fn missed(&self, request: RecoverRequest<'_>, at: Duration) -> Recovery {
-        let RecoverRequest { channel, since, most, retention } = request;
+        let RecoverRequest { channel, since, latest, most, retention } = request;
         let (mut shard, hash) = self.shard(channel);
         let Shard { entries, forgotten } = &mut *shard;
         let lives = forgotten[counter(forgotten, hash)].into();
@@ -395,13 +409,16 @@ impl Memory {
             _ => {
                 let top = Position { offset: 0, epoch: self.untouched(channel, lives) };
                 let missed = since.filter(|since| {
-                    since.offset == 0 && (since.epoch.is_empty() || *since.epoch == *top.epoch)
+                    !latest && since.offset == 0 && (since.epoch.is_empty() || *since.epoch == *top.epoch)
                 });
                 return Recovery { missed: missed.map(|_| Vec::new()), top };
             }
         };
         let top = stream.top.clone();
         let Some(since) = since else { return Recovery { missed: None, top } };
+        if latest {
+            return Recovery { missed: stream.latest(since, most), top };
+        }
         let same_stream = since.epoch.is_empty() || *since.epoch == *top.epoch;
         if !same_stream || since.offset > top.offset {
             return Recovery { missed: None, top };

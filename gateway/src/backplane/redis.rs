@@ -239,11 +239,11 @@ impl Backplane for Redis {
 
     fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery> {
         let Components { context, requests, subscriptions, .. } = &self.components;
-        let RecoverRequest { channel, since, most, retention } = request;
+        let RecoverRequest { channel, since, latest, most, retention } = request;
         match requests.admit(reply_to) {
             Ok(reply_to) => {
                 let (channel, since) = (channel.clone(), since.cloned());
-                let what = What::Recover { channel, since, most, retention };
+                let what = What::Recover { channel, since, latest, most, retention };
                 let until = at + context.config.timeout;
                 subscriptions.recover(Request { what, reply_to, until, _charges: [None, None] });
                 Outcome::Pending

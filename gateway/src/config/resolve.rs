@@ -337,6 +337,7 @@ fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
         min_replicas: u16::try_from(section.number("min_replicas", 0..=16)).unwrap_or(0),
         idempotency_ttl: section.duration("idempotency_ttl", SECOND..=DAY),
         recovery: section.flag("recovery"),
+        recovery_mode: recovery_mode(&section),
         presence: section.flag("presence"),
         join_leave: section.flag("join_leave"),
         force_push_join_leave: section.flag("force_push_join_leave"),
@@ -361,6 +362,13 @@ fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
             &["recovery", "history_size"],
             "true without a history to recover from",
             "false, or a `history_size` above 0",
+        );
+    }
+    if namespace.recovery_mode == RecoveryMode::Cache && !namespace.recovery {
+        section.conflict(
+            &["recovery_mode", "recovery"],
+            "a mode of a recovery that there is not",
+            "\"stream\", or `recovery = true`",
         );
     }
     if namespace.min_replicas > 0 && !has_history {
@@ -393,6 +401,14 @@ fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
     }
     section.finish();
     namespace
+}
+
+fn recovery_mode(section: &Section<'_, '_>) -> RecoveryMode {
+    section.simple("recovery_mode", &r#""stream" or "cache""#, |value| match value.as_str()? {
+        "stream" => Some(RecoveryMode::Stream),
+        "cache" => Some(RecoveryMode::Cache),
+        _ => None,
+    })
 }
 
 fn access(section: &Section<'_, '_>, key: &'static str) -> Access {

@@ -128,6 +128,7 @@ fn every_key_reaches_its_own_field() {
         history_size = 27
         idempotency_ttl = "46s"
         recovery = true
+        recovery_mode = "cache"
         presence = true
         join_leave = true
         force_push_join_leave = true
@@ -259,6 +260,7 @@ fn every_key_reaches_its_own_field() {
                     min_replicas: 0,
                     idempotency_ttl: Duration::from_secs(46),
                     recovery: true,
+                    recovery_mode: RecoveryMode::Cache,
                     presence: true,
                     join_leave: true,
                     force_push_join_leave: true,

@@ -21,6 +21,11 @@ const CONFIG: &str = "
     history_size = 100
     recovery = true
     allow_subscribe = 'users'
+    [namespaces.scores]
+    history_size = 10
+    recovery = true
+    recovery_mode = 'cache'
+    allow_subscribe = 'users'
     [namespaces.open]
     presence = true
     join_leave = true
@@ -132,6 +137,11 @@ async fn two_users_chat() {
 #[tokio::test]
 async fn a_broken_connection_comes_back_and_misses_nothing() {
     assert_eq!(scenario("recovery.mjs", ROUTER).await, ["subscribed", "recovered"]);
+}
+
+#[tokio::test]
+async fn the_latest_is_enough_where_only_it_counts() {
+    assert_eq!(scenario("latest.mjs", ROUTER).await, ["nothing", "latest", "recovered"]);
 }
 
 #[tokio::test]

@@ -12,6 +12,11 @@ const CONFIG: &str = "
     recovery = true
     allow_subscribe = 'anyone'
     allow_publish = 'anyone'
+    [namespaces.latest]
+    history_size = 10
+    recovery = true
+    recovery_mode = 'cache'
+    allow_subscribe = 'anyone'
 ";
 
 const PATH: &str = "/connection/websocket?format=protobuf";
@@ -284,6 +289,23 @@ async fn the_backend_subscribes_a_client_with_data_and_what_it_missed() {
     assert_eq!(reply(&mut socket).await, push(b"open:1", &field(4, &missed)));
     request["channel"] = json!("unknown:1");
     assert_eq!(gateway.post("/api/subscribe", &request).await.ok()["error"]["code"], 102);
+}
+
+#[tokio::test]
+async fn where_only_the_latest_counts_a_reply_has_no_other() {
+    let gateway = Gateway::start(CONFIG).await;
+    for data in [1, 2] {
+        gateway.post("/api/publish", &json!({ "channel": "latest:1", "data": data })).await.ok();
+    }
+    let mut socket = connected(&gateway).await;
+    let recover = vec![3 << 3, 1];
+    socket.send(&binary(command(2, SUBSCRIBE, &[field(1, b"latest:1"), recover]))).await;
+    let subscribed = reply(&mut socket).await;
+    let publication = [field(4, b"2"), vec![6 << 3, 2]].concat();
+    // The publication, and that it is recovered; the position is the one that the client did not name.
+    let expected = [field(7, &publication), vec![8 << 3, 1, 10 << 3, 1, 12 << 3, 1]].concat();
+    assert!(subscribed.ends_with(&expected), "{subscribed:02x?}");
+    assert!(!contains(&subscribed, &field(4, b"1")), "{subscribed:02x?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A client that comes back gets what it missed, or is told that it cannot.
 
-use gateway_tests::{Client, Gateway, token};
+use gateway_tests::{Client, Gateway, Redis, token};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "
@@ -8,6 +8,18 @@ const CONFIG: &str = "
     [namespaces.news]
     history_size = 10
     recovery = true
+    allow_subscribe = 'anyone'
+    allow_publish = 'anyone'
+";
+
+/// Only the latest publication counts.
+const LATEST: &str = "
+    client.anonymous = true
+    [namespaces.news]
+    history_size = 10
+    recovery = true
+    recovery_mode = 'cache'
+    tag_filter = true
     allow_subscribe = 'anyone'
     allow_publish = 'anyone'
 ";
@@ -164,4 +176,80 @@ async fn coming_back_in_the_middle_of_traffic_leaves_no_gap() {
     let (returns, ()) = tokio::join!(returning, publish(&gateway, 2..=LAST));
     assert!(seen.iter().copied().eq(1..=LAST), "{returns} returns");
     assert!(returns > 3, "the client was away only {returns} times");
+}
+
+/// Follows a client of `there` from the empty channel on. Everything is published at `here`.
+async fn only_the_latest(here: &Gateway, there: &Gateway) {
+    let first = json!({ "channel": "news:1", "recover": true });
+    let mut client = Client::connect(there).await;
+    let rejecting = json!({ "channel": "news:1", "recover": true, "flag": 2 });
+    let subscribed = client.ask("subscribe", rejecting).await.unwrap();
+    assert_eq!((&subscribed["recoverable"], &subscribed["was_recovering"]), (&json!(true), &json!(true)));
+    assert!(subscribed.get("recovered").is_none() && payloads(&subscribed).is_empty(), "{subscribed}");
+    publish(here, [1]).await;
+    assert_eq!(client.publication("news:1").await["offset"], 1);
+    client.close().await;
+    // Who saw the stream begin has the latest.
+    let seen = Position { offset: 1, ..Position::of(&subscribed) };
+    let mut client = Client::connect(there).await;
+    let subscribed = client.ask("subscribe", seen.recover("news:1")).await.unwrap();
+    assert_eq!((&subscribed["recovered"], payloads(&subscribed)), (&json!(true), vec![]), "{subscribed}");
+    client.close().await;
+
+    publish(here, 2..=12).await;
+    let mut client = Client::connect(there).await;
+    let subscribed = client.subscribe("news:1").await;
+    assert_eq!((Position::of(&subscribed).offset, payloads(&subscribed)), (12, vec![]), "unasked");
+    client.ask("unsubscribe", json!({ "channel": "news:1" })).await.unwrap();
+    let subscribed = client.ask("subscribe", first).await.unwrap();
+    assert_eq!((&subscribed["recovered"], payloads(&subscribed)), (&json!(true), vec![12]));
+    assert!(subscribed.get("offset").is_none(), "the library advances with the publication: {subscribed}");
+    publish(here, [13]).await;
+    assert_eq!(client.publication("news:1").await["data"], 13);
+    client.close().await;
+
+    let seen = Position { offset: 13, ..Position::of(&subscribed) };
+    publish(here, 14..=30).await;
+    let mut client = Client::connect(there).await;
+    let subscribed = client.ask("subscribe", seen.recover("news:1")).await.unwrap();
+    assert_eq!((&subscribed["recovered"], payloads(&subscribed)), (&json!(true), vec![30]));
+    assert_eq!(Position::of(&subscribed).offset, 13);
+    publish(here, [31]).await;
+    assert_eq!(client.publication("news:1").await["offset"], 31, "nothing else comes");
+    let foreign = Position { offset: 31, epoch: "another".into() };
+    client.ask("unsubscribe", json!({ "channel": "news:1" })).await.unwrap();
+    let subscribed = client.ask("subscribe", foreign.recover("news:1")).await.unwrap();
+    assert_eq!((&subscribed["recovered"], payloads(&subscribed)), (&json!(true), vec![31]));
+}
+
+#[tokio::test]
+async fn where_only_the_latest_counts_nothing_else_is_recovered() {
+    let gateway = Gateway::start(LATEST).await;
+    only_the_latest(&gateway, &gateway).await;
+}
+
+#[tokio::test]
+async fn where_only_the_latest_counts_it_is_recovered_at_another_gateway_too() {
+    let redis = Redis::start().await;
+    let config = format!("redis = {{ url = '{}', prefix = 'gw' }}\n{LATEST}", redis.url());
+    let (here, there) = tokio::join!(Gateway::start(&config), Gateway::start(&config));
+    only_the_latest(&here, &there).await;
+}
+
+#[tokio::test]
+async fn the_latest_comes_with_the_connect_reply_and_through_a_filter() {
+    let gateway = Gateway::with(LATEST).plugin("10-auth-jwt", "auth-jwt", &token::settings()).start().await;
+    for (number, kind) in [(1, "goal"), (2, "goal"), (3, "foul")] {
+        let publish = json!({ "channel": "news:1", "data": number, "tags": { "kind": kind } });
+        gateway.post("/api/publish", &publish).await.ok();
+    }
+    let token = token::with("ann", json!({ "channels": ["news:1"] }));
+    let subs = json!({ "news:1": { "recover": true } });
+    let client = Client::connect_with(&gateway, json!({ "token": token, "subs": subs })).await;
+    assert_eq!(payloads(&client.hello["subs"]["news:1"]), [3]);
+    let filter = json!({ "key": "kind", "cmp": "eq", "val": "goal" });
+    let mut client = Client::connect(&gateway).await;
+    let subscribe = json!({ "channel": "news:1", "recover": true, "tf": filter });
+    let subscribed = client.ask("subscribe", subscribe).await.unwrap();
+    assert_eq!(payloads(&subscribed), [2], "the newest that the client wants");
 }

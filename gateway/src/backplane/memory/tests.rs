@@ -161,7 +161,7 @@ fn history<'a>(channel: &'a Channel, query: &'a HistoryQuery, most: Most) -> His
 }
 
 fn recovery<'a>(channel: &'a Channel, since: Option<&'a Position>, most: Most) -> RecoverRequest<'a> {
-    RecoverRequest { channel, since, most, retention: KEPT }
+    RecoverRequest { channel, since, latest: false, most, retention: KEPT }
 }
 
 #[test]
@@ -275,6 +275,32 @@ fn recovery_gives_everything_or_says_that_it_cannot() {
     assert_eq!(node.recover(4, "", 1), Some(vec![5]), "a client that knows no stream");
     assert_eq!(node.recover(4, &epoch, 61), None, "too old");
     assert_eq!(node.recover(5, &epoch, 61), Some(vec![]));
+}
+
+#[test]
+fn the_latest_is_what_counts_where_only_it_counts() {
+    let node = Node::new();
+    let channel = channel("a");
+    let latest = |offset, epoch: &str, most, at| {
+        let since = Position { offset, epoch: epoch.into() };
+        let request = RecoverRequest { latest: true, ..recovery(&channel, Some(&since), most) };
+        let missed = node.memory.missed(request, S(at)).missed;
+        missed.map(|missed| missed.iter().map(|publication| publication.offset).collect::<Vec<_>>())
+    };
+    let one = Most { publications: 1, ..MOST };
+    assert_eq!(latest(0, "", one, 0), None, "nothing was published");
+    let epoch = node.publish("a", "x", KEPT, 0).unwrap().epoch;
+    (0..4).for_each(|_| drop(node.publish("a", "x", KEPT, 0).unwrap()));
+    for (offset, epoch) in [(0, ""), (1, &*epoch), (4, &*epoch), (9, &*epoch), (5, "other"), (5, "")] {
+        assert_eq!(latest(offset, epoch, one, 1), Some(vec![5]), "{offset} {epoch}");
+    }
+    assert_eq!(latest(5, &epoch, one, 1), Some(vec![]), "it has the latest");
+    assert_eq!(latest(1, &epoch, MOST, 1), Some(vec![5, 4, 3]), "newest first, as many as are kept");
+    let request = RecoverRequest { latest: true, ..recovery(&channel, None, MOST) };
+    assert_eq!(node.memory.missed(request, S(1)).missed, None, "who does not recover gets nothing");
+    assert_eq!(latest(1, &epoch, Most { bytes: 1, ..MOST }, 1), Some(vec![5]), "the newest in any case");
+    assert_eq!(latest(4, &epoch, one, 61), None, "too old");
+    assert_eq!(latest(5, &epoch, one, 61), Some(vec![]));
 }
 
 #[test]

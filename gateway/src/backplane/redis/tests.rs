@@ -121,13 +121,23 @@ impl Bench {
 
     /// The missed offsets and the top of the stream.
     async fn recover(&mut self, since: Option<(u64, &str)>, max: usize) -> (Option<Vec<u64>>, Position) {
+        self.recover_from(since, false, max).await
+    }
+
+    /// The newest offsets, for a subscriber to whom only these count.
+    async fn latest(&mut self, offset: u64, epoch: &str, max: usize) -> Option<Vec<u64>> {
+        self.recover_from(Some((offset, epoch)), true, max).await.0
+    }
+
+    async fn recover_from(
+        &mut self,
+        since: Option<(u64, &str)>,
+        latest: bool,
+        max: usize,
+    ) -> (Option<Vec<u64>>, Position) {
         let since = since.map(|(offset, epoch)| Position { offset, epoch: epoch.into() });
-        let what = What::Recover {
-            channel: news(),
-            since,
-            most: Most { publications: max, bytes: 1 << 20 },
-            retention: KEPT,
-        };
+        let most = Most { publications: max, bytes: 1 << 20 };
+        let what = What::Recover { channel: news(), since, latest, most, retention: KEPT };
         match self.run(&what).await.unwrap() {
             Response::Recovered(Ok(Recovery { missed, top })) => {
                 (missed.map(|missed| missed.iter().map(|one| one.offset).collect()), top)
@@ -242,6 +252,28 @@ async fn reading_writes_nothing() {
 }
 
 #[tokio::test]
+async fn the_latest_is_what_counts_where_only_it_counts() {
+    let mut bench = Bench::new().await;
+    bench.ask(&["SET", "t:anchor", "random"]).await;
+    let (_, empty) = bench.recover(None, 9).await;
+    assert_eq!(bench.latest(0, "", 1).await, None, "nothing was published");
+    let mut epoch = empty.epoch.clone();
+    for _ in 0..5 {
+        epoch = bench.publish("x", KEPT).await.epoch;
+    }
+    for (offset, epoch) in [(0, ""), (0, &*empty.epoch), (1, &*epoch), (9, &*epoch), (5, "other"), (5, "")] {
+        assert_eq!(bench.latest(offset, epoch, 1).await, Some(vec![5]), "{offset} {epoch}");
+    }
+    assert_eq!(bench.latest(5, &epoch, 1).await, Some(vec![]), "it has the latest");
+    assert_eq!(bench.latest(5, &empty.epoch, 1).await, Some(vec![]), "and so has who saw it begin");
+    assert_eq!(bench.latest(1, &epoch, 3).await, Some(vec![5, 4, 3]), "newest first");
+    assert_eq!(bench.recover_from(None, true, 3).await.0, None, "who does not recover gets nothing");
+    bench.ask(&["DEL", "t:stream:{news:1}"]).await;
+    assert_eq!(bench.latest(4, &epoch, 1).await, None, "it is not kept any more");
+    assert_eq!(bench.latest(5, &epoch, 1).await, Some(vec![]));
+}
+
+#[tokio::test]
 async fn who_read_that_nothing_was_published_stands_before_the_first_publication_and_no_other() {
     let mut bench = Bench::new().await;
     bench.ask(&["SET", "t:anchor", "random"]).await;
@@ -309,7 +341,8 @@ async fn a_page_and_a_recovery_end_with_their_bytes() {
     assert_eq!(read(10, Some(3), true).await, [2], "never nothing where there is something");
     let mut recover = async |bytes| {
         let since = Some(Position { offset: 0, epoch: Arc::default() });
-        let what = What::Recover { channel: news(), since, most: Most { bytes, ..MOST }, retention: KEPT };
+        let most = Most { bytes, ..MOST };
+        let what = What::Recover { channel: news(), since, latest: false, most, retention: KEPT };
         match bench.run(&what).await.unwrap() {
             Response::Recovered(Ok(recovery)) => recovery.missed.map(|missed| missed.len()),
             other => panic!("{other:?}"),
@@ -451,7 +484,8 @@ async fn without_redis_every_question_is_answered_in_time() {
         waiting.push(answer);
         let (sender, answer) = oneshot::channel();
         let since = Position { offset: 1, epoch: "e".into() };
-        let request = RecoverRequest { channel: &news(), since: Some(&since), most: MOST, retention: KEPT };
+        let (channel, since) = (&news(), Some(&since));
+        let request = RecoverRequest { channel, since, latest: false, most: MOST, retention: KEPT };
         let asked = backplane.recover(request, ReplyTo::Task(sender), clock.now().at);
         assert!(matches!(asked, Outcome::Pending));
         waiting.push(answer);

@@ -6,6 +6,7 @@ use super::admission::{time_of, ttl};
 use super::{Core, Effects, Subscription, fail};
 use crate::backplane::SubscribeOptions;
 use crate::clock::Now;
+use crate::config::RecoveryMode;
 use crate::connection::effect::Effect;
 use crate::connection::event::Subscriber;
 use crate::plugin::verdict::Expiry;
@@ -93,6 +94,7 @@ impl Core {
         };
         if let Subscriber::Client { id, reject_unrecovered: true } = by
             && result.recovered == Some(false)
+            && !self.recovers_latest(&channel)
         {
             self.forget_subscription(&channel);
             effects.push_back(Effect::Unsubscribe(channel));
@@ -111,6 +113,13 @@ impl Core {
             }
             Subscriber::Identity => self.admitted_to(Some((channel, result)), effects),
         }
+    }
+
+    /// Whether only the latest publication of a channel counts for a client that recovers. There may be none
+    /// before anything was published, so that is no reason to refuse a subscription.
+    fn recovers_latest(&self, channel: &Channel) -> bool {
+        let rules = self.config.namespaces.of(channel);
+        rules.is_some_and(|rules| rules.recovery_mode == RecoveryMode::Cache)
     }
 
     /// Removes a subscription for the server and notifies the client.

@@ -437,6 +437,19 @@ fn a_client_that_prefers_an_error_gets_it_instead_of_a_hole() {
 }
 
 #[test]
+fn where_only_the_latest_counts_nothing_to_recover_is_no_hole() {
+    let more = "[namespaces.state]\nhistory_size = 1\nrecovery = true\nrecovery_mode = \"cache\"";
+    let mut client = Client::with(config(more), Encoding::Json);
+    client.connect("").authenticate(Admission::Undecided, false).effects.clear();
+    client.subscribe(2, "state:a").decide(Decision::Allowed(NOTHING));
+    client.effects.clear();
+    let by = Subscriber::Client { id: 2, reject_unrecovered: true };
+    let result = Ok(Subscribed { recovered: Some(false), ..Subscribed::default() });
+    client.on(Event::Subscribed { channel: channel("state:a"), by, result });
+    assert!(matches!(client.reply(), Reply::Subscribed { id: 2, .. }));
+}
+
+#[test]
 fn a_gap_ends_the_clients_subscription_or_the_connection() {
     let mut client = Client::admitted();
     client.subscribed(2, "open:a");

@@ -8,7 +8,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::Session;
 use crate::backplane::{Overrides, SubscribeOptions};
-use crate::config::Namespace;
+use crate::config::{Namespace, RecoveryMode};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::{MEMBER_BYTES_MAX, Member};
@@ -35,6 +35,8 @@ pub(super) struct Rules {
     pub(super) join_leave: bool,
     /// It can recover.
     pub(super) recoverable: bool,
+    /// Only the latest publication counts for that.
+    pub(super) latest: bool,
     /// Its position is tracked.
     pub(super) positioned: bool,
 }
@@ -52,6 +54,7 @@ impl Rules {
             presence: both(namespace.presence, overrides.presence),
             join_leave: both(namespace.join_leave, overrides.join_leave),
             recoverable,
+            latest: namespace.recovery_mode == RecoveryMode::Cache,
             positioned: recoverable || both(namespace.recovery, overrides.positioning),
         }
     }
@@ -132,19 +135,26 @@ mod tests {
         Namespace::clone(&config.namespaces.default)
     }
 
+    /// All rules that can be overridden.
+    fn rules(all: bool) -> Rules {
+        Rules { presence: all, join_leave: all, recoverable: all, latest: false, positioned: all }
+    }
+
     #[test]
     fn a_subscription_without_options_has_the_rules_of_its_namespace() {
         let all = namespace("recovery = true\npresence = true\njoin_leave = true");
-        let everything = Rules { presence: true, join_leave: true, recoverable: true, positioned: true };
+        let everything = rules(true);
         assert_eq!(Rules::of(&all, Overrides::default()), everything);
-        let nothing = Rules { presence: false, join_leave: false, recoverable: false, positioned: false };
-        assert_eq!(Rules::of(&namespace(""), Overrides::default()), nothing);
+        assert_eq!(Rules::of(&namespace(""), Overrides::default()), rules(false));
+        let cache = namespace("recovery = true\nrecovery_mode = 'cache'");
+        let expected = Rules { recoverable: true, latest: true, positioned: true, ..rules(false) };
+        assert_eq!(Rules::of(&cache, Overrides::default()), expected);
     }
 
     #[test]
     fn options_take_away_and_never_add() {
         let all = namespace("recovery = true\npresence = true\njoin_leave = true");
-        let everything = Rules { presence: true, join_leave: true, recoverable: true, positioned: true };
+        let everything = rules(true);
         let hidden = Overrides { presence: Some(false), join_leave: Some(false), ..Overrides::default() };
         assert_eq!(Rules::of(&all, hidden), Rules { presence: false, join_leave: false, ..everything });
         let stays = Overrides { positioning: Some(false), ..Overrides::default() };

@@ -76,14 +76,18 @@ impl Session {
             let request = HistoryRequest { channel, query, most, retention: Retention::of(namespace) };
             self.worker.backplane.history(request, self.reply_to(), now.at)
         };
-        let hides = || self.filter(channel).is_some() || self.worker.chain.borrow().wants_deliveries(channel);
-        if query.limit != 0 && hides() {
+        if query.limit != 0 && self.hides(channel) {
             // Hidden publications make room for others: a short page would look like the last one.
             let bytes = most.bytes.saturating_mul(LOOKED_THROUGH);
             history(&HistoryQuery { limit: -1, ..query.clone() }, Most { bytes, ..most })
         } else {
             history(query, most)
         }
+    }
+
+    /// Whether plugins or a filter may keep publications of a channel from this client.
+    pub(super) fn hides(&self, channel: &Channel) -> bool {
+        self.filter(channel).is_some() || self.worker.chain.borrow().wants_deliveries(channel)
     }
 
     /// The filter of this client's subscription to a channel.
@@ -181,6 +185,16 @@ impl Session {
         publications: Vec<Arc<Publication>>,
     ) -> Vec<Arc<Publication>> {
         self.visible(now, channel, publications, |_| Some(true))
+    }
+
+    /// The view on the first of them that this client may see; empty if there is none.
+    pub(super) fn first_view(
+        &self,
+        now: Now,
+        channel: &Channel,
+        publications: Vec<Arc<Publication>>,
+    ) -> Vec<Arc<Publication>> {
+        self.visible(now, channel, publications, |_| Some(false))
     }
 
     /// The same, until `take` returns that it accepts no more.

@@ -74,12 +74,10 @@ impl Session {
             match self.listen(channel, listening, ReplyTo::Nobody) {
                 Outcome::Ready(Err(error)) => Outcome::Ready(Err(error)),
                 Outcome::Ready(Ok(())) | Outcome::Pending => {
-                    let publications = config.client.history_publications_max;
-                    let bytes = self.recovery_room().saturating_sub(self.data_in(channel).len());
-                    let most = Most { publications, bytes };
-                    let (since, retention) =
-                        (recover.filter(|_| rules.recoverable), Retention::of(namespace));
-                    let request = RecoverRequest { channel, since, most, retention };
+                    let since = recover.filter(|_| rules.recoverable);
+                    let (latest, retention) = (rules.latest, Retention::of(namespace));
+                    let most = self.most_recovered(channel, latest);
+                    let request = RecoverRequest { channel, since, latest, most, retention };
                     backplane.recover(request, self.reply_to(), now.at)
                 }
             }
@@ -105,6 +103,17 @@ impl Session {
         }
     }
 
+    /// Limits of what a client recovers in a channel. Where plugins or a filter may hide the latest publication,
+    /// one before it takes its place.
+    fn most_recovered(&self, channel: &Channel, latest: bool) -> Most {
+        let publications = match latest && !self.hides(channel) {
+            true => 1,
+            false => self.worker.config.client.history_publications_max,
+        };
+        let bytes = self.recovery_room().saturating_sub(self.data_in(channel).len());
+        Most { publications, bytes }
+    }
+
     /// Completes a subscription or undoes it. Also sets the position from which the client must miss nothing.
     pub(super) fn subscribed(
         &self,
@@ -128,7 +137,13 @@ impl Session {
         }
         let recover = recover.filter(|_| rules.recoverable);
         let Recovery { missed, top } = recovery;
-        let missed = missed.map(|missed| self.views(now, channel, missed));
+        let missed = match missed {
+            Some(missed) if rules.latest && !missed.is_empty() => {
+                let seen = self.first_view(now, channel, missed);
+                (!seen.is_empty()).then_some(seen)
+            }
+            missed => missed.map(|missed| self.views(now, channel, missed)),
+        };
         let encoding = self.handle.format.encoding;
         let bytes_of = |one: &Publication| if delta { one.bytes_as_base(encoding) } else { one.bytes() };
         let bytes = |missed: &Vec<Arc<Publication>>| missed.iter().map(|one| bytes_of(one)).sum::<usize>();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::backplane::redis::format::wire;
-use crate::config::{Access, Config, Namespace};
+use crate::config::{Access, Config, Namespace, RecoveryMode};
 use crate::telemetry::backplane::Subject;
 
 /// Maximum number of differences reported for one gateway.
@@ -195,6 +195,7 @@ fn rules_of(namespace: &Namespace) -> Value {
         min_replicas,
         idempotency_ttl,
         recovery,
+        recovery_mode,
         presence,
         join_leave,
         force_push_join_leave,
@@ -212,6 +213,7 @@ fn rules_of(namespace: &Namespace) -> Value {
         "min_replicas": min_replicas,
         "idempotency_ttl": millis(*idempotency_ttl),
         "recovery": recovery,
+        "recovery_mode": mode(*recovery_mode),
         "presence": presence,
         "join_leave": join_leave,
         "force_push_join_leave": force_push_join_leave,
@@ -223,6 +225,13 @@ fn rules_of(namespace: &Namespace) -> Value {
         "allow_history": word(*allow_history),
         "allow_presence": word(*allow_presence),
     })
+}
+
+fn mode(mode: RecoveryMode) -> &'static str {
+    match mode {
+        RecoveryMode::Stream => "stream",
+        RecoveryMode::Cache => "cache",
+    }
 }
 
 fn word(access: Access) -> &'static str {

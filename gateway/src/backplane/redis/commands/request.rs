@@ -65,8 +65,8 @@ pub(crate) enum What {
     },
     /// Read a part of a channel's history.
     History { channel: Channel, query: HistoryQuery, most: Most, retention: Retention },
-    /// Read the publications a subscriber missed.
-    Recover { channel: Channel, since: Option<Position>, most: Most, retention: Retention },
+    /// Read the publications a subscriber missed, or only the newest ones.
+    Recover { channel: Channel, since: Option<Position>, latest: bool, most: Most, retention: Retention },
     /// List the members of a channel at these nodes, up to a bound.
     Presence { channel: Channel, nodes: Vec<Box<str>>, bytes_max: usize },
     /// Remove some members of a dead node from a channel: the response lists them, and no other gateway gets
@@ -230,13 +230,13 @@ impl What {
                 }
                 command
             }
-            Self::Recover { channel, since, most, retention } => {
+            Self::Recover { channel, since, latest, most, retention } => {
                 let mut command = with_streams(&scripts.recover, channel, None, retention);
                 match since {
                     Some(since) => command.arg(since.offset).arg(&*since.epoch),
                     None => command.arg("").arg(""),
                 };
-                command.arg(most.publications).arg(most.bytes);
+                command.arg(most.publications).arg(most.bytes).arg(u8::from(*latest));
                 command
             }
             Self::History { channel, query, most, retention } => {
@@ -438,7 +438,8 @@ mod tests {
     fn recover() -> What {
         let retention = Retention { size: 9, ttl: Duration::from_secs(1), replicas: 0 };
         let channel = Channel::parse("a").unwrap();
-        What::Recover { channel, since: None, most: Most { publications: 9, bytes: 9 }, retention }
+        let most = Most { publications: 9, bytes: 9 };
+        What::Recover { channel, since: None, latest: false, most, retention }
     }
 
     #[test]

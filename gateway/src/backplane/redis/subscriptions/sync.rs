@@ -115,7 +115,8 @@ impl Subscriptions {
                 let Some(retention) = self.agreement.recoverable(channel) else { continue };
                 let kept = millis(position_kept(&retention));
                 let most = Most { publications: 0, bytes: 0 };
-                let what = What::Recover { channel: channel.clone(), since: None, most, retention };
+                let what =
+                    What::Recover { channel: channel.clone(), since: None, latest: false, most, retention };
                 pipeline.add_command(what.command(
                     &self.context.keys,
                     &server.scripts,

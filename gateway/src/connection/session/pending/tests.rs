@@ -12,6 +12,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+mod recovering;
+
 use super::*;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::input::InputOutcome;
@@ -154,6 +156,12 @@ impl World {
             allow_subscribe = 'anyone'
             allow_publish = 'subscribers'
             allow_history = 'anyone'
+            [namespaces.state]
+            history_size = 10000
+            recovery = true
+            recovery_mode = 'cache'
+            tag_filter = true
+            allow_subscribe = 'anyone'
             [namespaces.live]
             allow_subscribe = 'anyone'
             allow_publish = 'anyone'
@@ -206,7 +214,7 @@ impl World {
     /// Publishes for another client.
     fn publish(&self, channel: &str, data: u64) {
         let channel = &Channel::parse(channel).unwrap();
-        let size = if channel.namespace() == Some("kept") { 10_000 } else { 0 };
+        let size = if channel.namespace() == Some("live") { 0 } else { 10_000 };
         let retention = Retention { size, ttl: Duration::from_secs(60), replicas: 0 };
         let data = Bytes::from(data.to_string());
         let new = NewPublication {
