@@ -65,8 +65,8 @@ const CAPACITY_KEPT: usize = 4096;
 /// each input belongs to an HTTP request that waits for its result, and disconnects come in small batches.
 ///
 /// Bytes are bounded too. A local publisher [checks](Self::has_room) first and gets an error, so that no
-/// subscriber misses anything. Publications of other gateways cannot be refused and are dropped. So are orders
-/// with data of the server API, which gets an error from the gateway that it asked.
+/// subscriber misses anything. Publications of other gateways cannot be refused and are dropped. So are
+/// orders with data of the server API, which gets an error from the gateway that it asked.
 pub struct Inbox {
     queue: Mutex<Vec<Delivery>>,
     pushes_max: usize,

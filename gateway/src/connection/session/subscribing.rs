@@ -103,8 +103,8 @@ impl Session {
         }
     }
 
-    /// Limits of what a client recovers in a channel. Where plugins or a filter may hide the latest publication,
-    /// one before it takes its place.
+    /// Limits of what a client recovers in a channel. Where plugins or a filter may hide the latest
+    /// publication, one before it takes its place.
     fn most_recovered(&self, channel: &Channel, latest: bool) -> Most {
         let publications = match latest && !self.hides(channel) {
             true => 1,
