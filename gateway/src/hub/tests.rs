@@ -464,7 +464,7 @@ fn subscribers_of_a_pattern_get_the_publications_of_its_channels_with_their_chan
     let mut room = Room::new();
     let [a, b, both] = [1, 2, 3].map(|number| room.handle(number, 1000));
     let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
-    let listening = Listening { form, position: None, join_leave: false, filter: None };
+    let listening = Listening { form, position: None, join_leave: false, filter: None, delta: false };
     let [one, rest] = ["news:*", "news:**"].map(|name| Channel::parse_subscription(name).expect("valid"));
     assert!(room.hub.subscribe(&one, &a, listening.clone()), "the first of the namespace");
     assert!(!room.hub.subscribe(&one, &both, listening.clone()));
@@ -493,7 +493,7 @@ fn a_pattern_is_bounded_filtered_and_held_like_a_channel() {
     let [filtering, held] = [1, 2].map(|number| room.handle(number, 1000));
     let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
     let pattern = |name| Channel::parse_subscription(name).expect("valid");
-    let listening = |filter| Listening { form, position: None, join_leave: false, filter };
+    let listening = |filter| Listening { form, position: None, join_leave: false, filter, delta: false };
     assert!(room.hub.has_room_for(&pattern("news:*"), 1));
     room.hub.subscribe(&pattern("news:*"), &filtering, listening(of_kind("a")));
     room.hub.subscribe(&pattern("news:*"), &held, listening(None));
@@ -517,7 +517,7 @@ fn classes_of_a_pattern_receive_their_views() {
         [(1, ""), (2, "mod")].map(|(number, role)| room.admit(number, 1000, "", &[("role", role)]));
     let form = Form::channel(Encoding::Json.over(Framing::WebSocket));
     for handle in [&member, &moderator] {
-        let listening = Listening { form, position: None, join_leave: false, filter: None };
+        let listening = Listening { form, position: None, join_leave: false, filter: None, delta: false };
         room.hub.subscribe(&Channel::parse_subscription("news:*").expect("valid"), handle, listening);
     }
     // The views have `news` for their channel, and it stays the channel of the publication.

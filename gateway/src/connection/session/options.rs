@@ -44,7 +44,7 @@ pub(super) struct Rules {
 impl Rules {
     /// A pattern has no members and no offsets of its own.
     const OF_PATTERNS: Self =
-        Self { presence: false, join_leave: false, recoverable: false, positioned: false };
+        Self { presence: false, join_leave: false, recoverable: false, latest: false, positioned: false };
 
     /// A namespace without history, presence or joins has none for any subscription.
     fn of(namespace: &Namespace, overrides: Overrides) -> Self {

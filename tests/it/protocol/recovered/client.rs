@@ -97,6 +97,7 @@ impl Watcher {
             token: "".into(),
             data: Bytes::new(),
             filter: None,
+            delta: false,
         }))
     }
 

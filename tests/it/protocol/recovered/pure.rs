@@ -167,6 +167,7 @@ impl World {
             json: true,
             info: None,
             tags: None,
+            patterns: false,
             retention: Retention { size: KEPT, ttl: TTL, replicas: 0 },
             skip_history: false,
             conditions: None,

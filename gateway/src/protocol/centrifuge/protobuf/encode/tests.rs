@@ -388,7 +388,7 @@ fn every_push_has_its_shape() {
     let pattern = Channel::parse_subscription("news:*").expect("a pattern");
     let kind = PushKind::Publication { publication: publication(7), epoch: "e".into() };
     let mut out = Vec::new();
-    encode_push(&Push::new(channel(), kind).for_pattern(pattern).expect("a publication"), &mut out);
+    encode_push(&Push::new(channel(), kind).for_pattern(pattern).expect("a publication"), None, &mut out);
     let matched = WirePublication { channel: "news".into(), ..wire_publication(0) };
     let with = WirePush { channel: "news:*".into(), publication: Some(matched), ..WirePush::default() };
     assert_eq!(read(&out).push.expect("a push"), with);
