@@ -56,5 +56,5 @@ fn calmed(payload: []const u8) !?[]u8 {
     if (capitals <= settings.capitals_max) return null;
     const small = try std.ascii.allocLowerString(arena.allocator(), text.string);
     try members.put("text", .{ .string = small });
-    return try std.json.Stringify.valueAlloc(std.heap.c_allocator, message, .{});
+    return try std.json.Stringify.valueAlloc(std.heap.raw_c_allocator, message, .{});
 }

@@ -20,6 +20,8 @@ pub struct Stream {
     head: String,
     /// Read and not yet used.
     buffer: Vec<u8>,
+    /// Read and not yet decoded, if a proxy has made chunks of the response.
+    chunks: Option<Vec<u8>>,
     /// The connect reply.
     pub hello: Value,
 }
@@ -62,8 +64,8 @@ impl Stream {
             let mut socket = TcpStream::connect(address).await.expect("the gateway listens");
             socket.set_nodelay(true).expect("TCP has this option");
             let _ = socket.write_all(&bytes).await;
-            let mut stream =
-                Self { socket, address, head: String::new(), buffer: Vec::new(), hello: Value::Null };
+            let (head, buffer, hello) = (String::new(), Vec::new(), Value::Null);
+            let mut stream = Self { socket, address, head, buffer, chunks: None, hello };
             let end = loop {
                 let end = stream.buffer.windows(4).position(|window| window == b"\r\n\r\n");
                 match end {
@@ -76,6 +78,9 @@ impl Stream {
             stream.head = String::from_utf8_lossy(&stream.buffer[..end]).into_owned();
             if stream.head.starts_with("HTTP/1.1 200") {
                 stream.buffer.drain(..end);
+                if stream.header("transfer-encoding") == Some("chunked") {
+                    stream.chunks = Some(std::mem::take(&mut stream.buffer));
+                }
                 return Ok(stream);
             }
             while stream.read().await {}
@@ -105,7 +110,22 @@ impl Stream {
 
     /// Whether more bytes came.
     async fn read(&mut self) -> bool {
-        self.socket.read_buf(&mut self.buffer).await.is_ok_and(|count| count > 0)
+        loop {
+            if let Some(chunks) = &mut self.chunks
+                && let Some((begin, end)) = first_chunk(chunks)
+            {
+                self.buffer.extend_from_slice(&chunks[begin..end]);
+                chunks.drain(..end + 2);
+                return end > begin;
+            }
+            let into = self.chunks.as_mut().unwrap_or(&mut self.buffer);
+            if !self.socket.read_buf(into).await.is_ok_and(|count| count > 0) {
+                return false;
+            }
+            if self.chunks.is_none() {
+                return true;
+            }
+        }
     }
 
     /// The next line, without its end; `None` if the response has ended.
@@ -229,6 +249,15 @@ impl Stream {
 pub async fn emulate(address: SocketAddr, session: &Value, node: &Value, data: &str) -> Answer {
     let body = json!({ "session": session, "node": node, "data": data }).to_string();
     request(address, "POST", "/emulation", &["Content-Type: application/json"], body.as_bytes()).await
+}
+
+/// Where the contents of the first chunk (RFC 9112, 7.1) begin and end, if all of it has come. The last one is
+/// empty.
+fn first_chunk(bytes: &[u8]) -> Option<(usize, usize)> {
+    let line = bytes.windows(2).position(|window| window == b"\r\n")?;
+    let size = std::str::from_utf8(&bytes[..line]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
+    let (begin, size) = (line + 2, size.expect("the size of a chunk"));
+    (bytes.len() >= begin + size + 2).then_some((begin, begin + size))
 }
 
 /// Where the first record ends, if all of it has come.

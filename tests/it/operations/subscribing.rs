@@ -143,7 +143,8 @@ async fn a_subscription_ends_with_its_expiry_and_so_does_the_connection() {
 
 #[tokio::test]
 async fn a_client_of_which_members_would_see_too_much_is_not_subscribed() {
-    let gateway = gateway("").await;
+    let settings = format!("{}token_bytes_max = '64KiB'\n", token::settings());
+    let gateway = Gateway::with(CONFIG).plugin("10-auth-jwt", "auth-jwt", &settings).start().await;
     let token = token::with("ann", json!({ "info": "i".repeat(31 << 10) }));
     let mut ann = Client::connect_with(&gateway, json!({ "token": token })).await;
     subscribe(&gateway, "ann", json!({ "info": "c".repeat(4000) })).await;
