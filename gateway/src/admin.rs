@@ -205,7 +205,7 @@ async fn connection(
 
 /// Shakes hands of TLS. `None` if that fails; the client has then been told.
 async fn encrypt(routes: &Routes, tls: &Tls, socket: TcpStream, peer: IpAddr) -> Option<Stream> {
-    match tls.accept(Unread::new(socket)).await {
+    match tls.accept(Unread::new(socket), false).await {
         Ok(Encrypted { stream, .. }) => return Some(stream),
         Err(NotTls::Gone) => (),
         Err(NotTls::Failed(socket, error)) => {

@@ -38,7 +38,8 @@ pub struct Http2Stream {
 impl Http2 {
     /// Connects. The server has to choose HTTP/2.
     pub async fn connect(client: TlsClient, address: SocketAddr) -> Self {
-        Self::connect_with(client, address, &Builder::new()).await
+        // As browsers do: a stream that is not read does not stop the others.
+        Self::connect_with(client, address, Builder::new().initial_connection_window_size(8 << 20)).await
     }
 
     /// The same with other settings of the library.

@@ -177,10 +177,12 @@ impl Backplane for Redis {
                 let kind = PushKind::Publication { publication: publication.clone(), epoch: Arc::default() };
                 Push::new(channel.clone(), kind).accepted_at(at)
             };
+            // It counts until the last of them has been delivered, and there is one charge.
+            let (of_feed, of_channel) = if workers == 0 { (charge, None) } else { (None, charge) };
             if feed != 0 {
-                subscriptions.deliver_feed(push(), feed);
+                subscriptions.deliver_feed(push().charged(of_feed), feed);
             }
-            subscriptions.deliver(push().charged(charge), Some(workers));
+            subscriptions.deliver(push().charged(of_channel), Some(workers));
             Outcome::Ready(Ok(Published::default()))
         };
         // Another node may have used the same key.

@@ -62,6 +62,12 @@ fn check(
             return Err(ReplyError::NOT_AVAILABLE.because(why));
         }
     }
+    let (listed, told) = (presence.unwrap_or(true), join_leave.unwrap_or(true));
+    if namespace.presence && namespace.join_leave && listed != told {
+        let why = "`override.presence` and `override.join_leave` go together in this channel: when a gateway \
+                   dies, the others tell of the members that it had listed, and of no others, that they have left";
+        return Err(ReplyError::NOT_AVAILABLE.because(why));
+    }
     if recover.is_some() && !(namespace.recovery && recovery.unwrap_or(true)) {
         let why = "`recover_since` needs a subscription that can recover: `recovery = true` in the \
                    namespace of the channel, and no `override.force_recovery` against it";
@@ -116,6 +122,24 @@ mod tests {
             positioning: off,
         };
         assert_eq!(checked("", &overridden(nothing)), Ok(()));
+    }
+
+    #[test]
+    fn who_is_listed_is_announced_where_the_channel_has_both() {
+        let rules = "presence = true\njoin_leave = true";
+        for (presence, join_leave, fits) in [
+            (Some(false), Some(false), true),
+            (Some(true), None, true),
+            (Some(false), None, false),
+            (None, Some(false), false),
+        ] {
+            let overrides = Overrides { presence, join_leave, ..Overrides::default() };
+            let checked = checked(rules, &overridden(overrides));
+            assert_eq!(checked.is_ok(), fits, "{overrides:?}");
+            assert!(fits || checked.unwrap_err().1.contains("go together"));
+        }
+        let alone = Overrides { presence: Some(false), ..Overrides::default() };
+        assert_eq!(checked("presence = true", &overridden(alone)), Ok(()));
     }
 
     #[test]

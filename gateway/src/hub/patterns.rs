@@ -13,6 +13,9 @@ use crate::protocol::channel::Channel;
 use crate::protocol::framing::FrameMaker;
 use crate::protocol::push::{Publication, Push, PushKind};
 
+/// Most patterns of a publication whose frames are compressed. Each pattern has a frame of its own, and
+/// compressing takes the longest by far.
+const COMPRESSED_PATTERNS_MAX: usize = 16;
 /// Weight of a pattern that matches a publication, which is encoded for it, in frames.
 const PATTERN_WEIGHT: usize = 4;
 
@@ -172,6 +175,7 @@ impl Hub {
         let visited = self.patterns.find(&push.channel, &mut found);
         let PushKind::Publication { publication, .. } = &push.kind else { return (delivered, 0) };
         let (tags, epoch) = (publication.tags.as_deref(), Arc::default());
+        maker.pause(found.len() > COMPRESSED_PATTERNS_MAX);
         for pattern in &found {
             let Some(subscribers) = self.channels.get_mut(pattern) else { continue };
             let filters = self.filters.get(pattern);
@@ -180,6 +184,7 @@ impl Hub {
             let spread = Spread { channel: pattern, offset: 0, epoch: &epoch, classes, maker, following };
             delivered += spread.filtered(subscribers, filters, tags, &mut views);
         }
+        maker.pause(false);
         (delivered, visited + found.len() * PATTERN_WEIGHT)
     }
 }

@@ -176,7 +176,9 @@ impl Chain {
             observer.answered(link, &effects[before..], HookResult::Message(message, &answer));
             match answer {
                 Ok(Verdict::Next) | Err(FailurePolicy::Open) => {}
-                Ok(Verdict::Allow) => allowed = true,
+                Ok(Verdict::Allow) => {
+                    allowed |= link.interests().may_allow(message.content.channel.as_ref());
+                }
                 Ok(Verdict::Replace(payload)) => message.content.payload = payload,
                 Ok(Verdict::Deny(refusal)) => return Decision::Denied(refusal),
                 Ok(Verdict::Drop) => return Decision::Dropped,

@@ -174,6 +174,15 @@ impl Interests {
         )
     }
 
+    /// Whether the plugin can allow a message on its own. Whoever is asked about some channels alone has no say
+    /// in a subscription to a wildcard pattern that reaches others too: it can refuse that, and not allow it.
+    pub fn may_allow(&self, channel: Option<&Channel>) -> bool {
+        match (&self.channels, channel.filter(|channel| channel.is_pattern())) {
+            (Some(patterns), Some(wildcard)) => patterns.iter().any(|pattern| pattern.matches(wildcard)),
+            _ => true,
+        }
+    }
+
     /// The kinds for which `on-message` may have to be called.
     pub fn message_kinds(&self) -> Kinds {
         if self.hooks.on_message { self.kinds } else { Kinds::NONE }
@@ -254,6 +263,12 @@ mod tests {
         {
             assert_eq!(interests.wants_message(Kind::Subscribe, Some(&pattern(name))), wanted, "{name}");
         }
+        for (name, allows) in
+            [("chat:**", false), ("chat:*", false), ("chat:secret.*", true), ("chat:secret.a.**", true)]
+        {
+            assert_eq!(interests.may_allow(Some(&pattern(name))), allows, "{name}");
+        }
+        assert!(interests.may_allow(None) && interests.may_allow(Some(&channel("news"))));
         interests.kinds = Kinds::NONE.with(Kind::Rpc);
         interests.hooks.on_message = false;
         assert!(!interests.wants_message(Kind::Rpc, None));

@@ -252,15 +252,17 @@ impl Handshake {
         let (socket, certificate) = match &self.tls {
             None => (Stream::Plain(socket), None),
             // Boxed, because only connections with TLS need this memory.
-            Some(tls) => match Box::pin(self.encrypt(tls, socket, hop.address, head_deadline)).await {
-                Ok(Encrypted { stream, client: certificate, http2: true }) => {
-                    let sender = Sender { address: hop.address, trusted: hop.trusted, certificate };
-                    let multiplexed = Multiplexed { stream, sender, deadline: head_deadline };
-                    return Shaken::Multiplexed(Box::new(multiplexed));
+            Some(tls) => {
+                match Box::pin(self.encrypt(tls, socket, (hop.address, hop.trusted), head_deadline)).await {
+                    Ok(Encrypted { stream, client: certificate, http2: true }) => {
+                        let sender = Sender { address: hop.address, trusted: hop.trusted, certificate };
+                        let multiplexed = Multiplexed { stream, sender, deadline: head_deadline };
+                        return Shaken::Multiplexed(Box::new(multiplexed));
+                    }
+                    Ok(Encrypted { stream, client, http2: false }) => (stream, client),
+                    Err(shaken) => return shaken,
                 }
-                Ok(Encrypted { stream, client, http2: false }) => (stream, client),
-                Err(shaken) => return shaken,
-            },
+            }
         };
         let hop = Hop { certificate: certificate.as_ref(), ..hop };
         let (agreed, begins) = (RefCell::new(None), Notify::new());
@@ -356,12 +358,12 @@ impl Handshake {
         &self,
         tls: &Tls,
         socket: Unread,
-        address: IpAddr,
+        (address, is_proxy): (IpAddr, bool),
         deadline: Instant,
     ) -> Result<Encrypted, Shaken> {
         let encrypted = tokio::select! {
             biased;
-            encrypted = timeout_at(deadline, tls.accept(socket)) => encrypted,
+            encrypted = timeout_at(deadline, tls.accept(socket, is_proxy)) => encrypted,
             _ = shutdown::draining(self.phase.clone()) => {
                 self.refused(Refusal::GOING_DOWN.reason, address);
                 return Err(Shaken::Over);

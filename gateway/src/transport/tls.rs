@@ -38,9 +38,19 @@ pub struct Tls {
     listener: TlsListener,
     settings: config::Tls,
     /// Locked once per handshake.
-    current: Mutex<Arc<ServerConfig>>,
+    current: Mutex<Servers>,
     served: Mutex<Served>,
     tickets: Arc<dyn ProducesTickets>,
+}
+
+/// The configuration of the library.
+#[derive(Clone)]
+struct Servers {
+    /// For clients.
+    clients: Arc<ServerConfig>,
+    /// For trusted proxies, which get HTTP/1.1: of one connection of HTTP/2 all their clients would share the
+    /// limits, and its end.
+    proxies: Arc<ServerConfig>,
 }
 
 /// The files in use.
@@ -109,20 +119,21 @@ impl Tls {
         self.listener
     }
 
-    /// Shakes hands. Nothing of the socket was used yet.
+    /// Shakes hands. Nothing of the socket was used yet. `is_proxy` is whether it is that of a trusted proxy.
     ///
     /// # Errors
     ///
     /// If the client does not speak TLS, or the handshake fails.
-    pub async fn accept(&self, mut socket: Unread) -> Result<Encrypted, NotTls> {
+    pub async fn accept(&self, mut socket: Unread, is_proxy: bool) -> Result<Encrypted, NotTls> {
         match socket.first_byte().await {
             // A record begins with its type, which is no letter (RFC 8446, 5.1).
             Ok(Some(first)) if first.is_ascii_alphabetic() => return Err(NotTls::Text(socket)),
             Ok(Some(_)) => (),
             Ok(None) | Err(_) => return Err(NotTls::Gone),
         }
-        let server = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let accepted = Session::accept(server, socket).await;
+        let Servers { clients, proxies } =
+            self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let accepted = Session::accept(if is_proxy { proxies } else { clients }, socket).await;
         let session = accepted.map_err(|(error, socket)| NotTls::Failed(Unread::new(socket), error))?;
         let chain = session.peer_certificates();
         let client = chain.first().and_then(|first| ClientCertificate::parse(first));
@@ -150,7 +161,7 @@ fn fault(listener: TlsListener, message: String) -> ConfigErrors {
     ConfigErrors::new(vec![ConfigError { origin, position: None, key, message }])
 }
 
-type Server = (Arc<ServerConfig>, Arc<[ServedCertificate]>);
+type Server = (Servers, Arc<[ServedCertificate]>);
 
 /// Makes the configuration of the library from the contents of the files.
 fn server(
@@ -175,9 +186,7 @@ fn server(
     });
     let served = certificates.served();
     let mut server = builder.with_cert_resolver(Arc::new(certificates));
-    // The first one that the client offers as well.
-    let offered: &[_] = if settings.http2 { &[HTTP_2, HTTP_1_1] } else { &[HTTP_1_1] };
-    server.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+    server.alpn_protocols = vec![HTTP_1_1.to_vec()];
     server.send_tls13_tickets = TICKETS;
     // Tickets keep the sessions at the clients.
     server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -187,7 +196,12 @@ fn server(
         // A resumed session would not verify the certificate of the client again.
         server.send_tls13_tickets = 0;
     }
-    Ok((Arc::new(server), served))
+    let proxies = Arc::new(server.clone());
+    if settings.http2 {
+        // The first one that the client offers as well.
+        server.alpn_protocols.insert(0, HTTP_2.to_vec());
+    }
+    Ok((Servers { clients: Arc::new(server), proxies }, served))
 }
 
 fn verifier(

@@ -60,7 +60,7 @@ impl Limit {
     pub(crate) fn applies_to(&self, event: &Message<'_>) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind()))
             && self.channels.as_ref().is_none_or(|patterns| {
-                !event.channel().is_empty() && patterns.iter().any(|p| address::matches(p, event.channel()))
+                !event.channel().is_empty() && patterns.iter().any(|p| address::concerns(p, event.channel()))
             })
     }
 

@@ -77,6 +77,21 @@ fn check_key(key: &str, messages: &[(&str, &str, &str, Value, bool)]) {
 }
 
 #[test]
+fn a_pattern_counts_where_one_of_its_channels_does() {
+    let limits =
+        "[[limits]] name = \"l\"; kind = \"subscribe\"; channel = \"chat:room*\"; limit = 1; period = \"1s\"";
+    let mut kit = kit(limits);
+    let mut subscribe = |channel: &str| {
+        let message = kit.connection("c").message(Kind::Subscribe).channel(channel);
+        message.json(&json!({})).send().verdict
+    };
+    assert_eq!(subscribe("chat:hall.*"), Verdict::Next);
+    assert_eq!(subscribe("chat:**"), Verdict::Next);
+    assert_eq!(subscribe("chat:room1"), retry("l", 1000));
+    assert_eq!(subscribe("chat:**"), retry("l", 1000));
+}
+
+#[test]
 fn who_shares_a_key_shares_a_limit() {
     let none = || json!({});
     check_key(

@@ -47,7 +47,7 @@ impl Plugin for Router {
         let mut payload = Payload::new(event.payload(), &self.fields);
         let mut verdict = Verdict::next();
         for (index, rule) in self.rules.iter().enumerate() {
-            if !rule.when.matches(event, &payload) {
+            if !rule.matches(event, &payload) {
                 continue;
             }
             match act(&rule.then, event, &mut payload) {

@@ -42,11 +42,17 @@ pub(crate) enum Action {
 }
 
 impl When {
-    pub(crate) fn matches(&self, event: &Message<'_>, payload: &Payload<'_>) -> bool {
+    /// `reaches` compares a pattern of the rule with the channel of the event.
+    fn matches(
+        &self,
+        event: &Message<'_>,
+        payload: &Payload<'_>,
+        reaches: impl Fn(&str, &str) -> bool,
+    ) -> bool {
         // The cheap parts first: the payload is parsed for messages that pass all others.
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind()))
             && self.channels.as_ref().is_none_or(|patterns| {
-                !event.channel().is_empty() && patterns.iter().any(|p| address::matches(p, event.channel()))
+                !event.channel().is_empty() && patterns.iter().any(|p| reaches(p, event.channel()))
             })
             && self.authenticated.is_none_or(|wanted| wanted != event.user().is_empty())
             && self
@@ -61,6 +67,15 @@ impl When {
 }
 
 impl Rule {
+    /// Whether the rule is about a message. A client may subscribe to a wildcard pattern: whoever refuses some of
+    /// its channels refuses the pattern, and whoever allows some of them does not allow the others.
+    pub(crate) fn matches(&self, event: &Message<'_>, payload: &Payload<'_>) -> bool {
+        match self.then {
+            Action::Deny(..) | Action::Drop => self.when.matches(event, payload, address::concerns),
+            _ => self.when.matches(event, payload, address::matches),
+        }
+    }
+
     /// Every place in the payload that the rule looks at. What it sets is no such place.
     pub(crate) fn each_path(&mut self, path: &mut dyn FnMut(&mut Path)) {
         if let Some((field, _)) = &mut self.when.field {
@@ -74,9 +89,12 @@ impl Rule {
         }
     }
 
-    /// Whether every message of the rule's kinds has a channel. One without a channel passes the interests.
-    fn always_on_a_channel(&self) -> bool {
-        let always = |kind: &Kind| !matches!(kind, Kind::Rpc | Kind::Send | Kind::Raw);
+    /// Whether the interests keep every message of the rule's kinds from the router that is in no channel of
+    /// theirs. One without a channel passes them, and so does a subscription to a wildcard pattern that reaches
+    /// one of the channels.
+    fn is_kept_to_channels(&self) -> bool {
+        use Kind::{Raw, Rpc, Send, SubRefresh, Subscribe};
+        let always = |kind: &Kind| !matches!(kind, Rpc | Send | Raw | Subscribe | SubRefresh);
         self.when.kinds.as_ref().is_some_and(|kinds| kinds.iter().all(always))
     }
 
@@ -102,7 +120,7 @@ pub(crate) fn declare(rules: &mut [Rule], interests: &mut Interests) {
     if let Some(patterns) = Interests::union(rules.iter().map(|rule| rule.when.channels.as_deref()))
         && patterns.len() <= PATTERNS_MAX
     {
-        for rule in rules.iter_mut().filter(|rule| rule.always_on_a_channel()) {
+        for rule in rules.iter_mut().filter(|rule| rule.is_kept_to_channels()) {
             rule.when.channels.take_if(|own| patterns.iter().all(|pattern| own.contains(pattern)));
         }
         interests.channels(patterns);

@@ -51,6 +51,35 @@ fn the_first_rule_that_matches_decides() {
     }
 }
 
+/// User 42 subscribes to a channel or a pattern.
+fn subscribe(kit: &mut Kit<Router>, channel: &str) -> Outcome<Verdict> {
+    kit.connection("c1").user("42").message(Kind::Subscribe).channel(channel).json(&json!({})).send()
+}
+
+#[test]
+fn a_pattern_is_allowed_with_all_of_its_channels_and_refused_with_one() {
+    let allow = r#"[[rules]] kind = "subscribe"; channel = "chat:open.*"; allow = true"#;
+    let deny = r#"
+        [[rules]] kind = "subscribe"; channel = "chat:secret*"; deny = { code = 103, reason = "secret" }
+        [[rules]] kind = "subscribe"; channel = "chat:*"; allow = true
+    "#;
+    let secret = || Verdict::deny(103, "secret");
+    for (rules, channel, expected) in [
+        (allow, "chat:open.1", Verdict::allow()),
+        (allow, "chat:open.*", Verdict::allow()),
+        (allow, "chat:**", Verdict::next()),
+        (allow, "chat:*.1", Verdict::next()),
+        (allow, "chat:secret", Verdict::next()),
+        (deny, "chat:secret.1", secret()),
+        (deny, "chat:secret.*", secret()),
+        (deny, "chat:**", secret()),
+        (deny, "chat:*", secret()),
+        (deny, "chat:open.*", Verdict::allow()),
+    ] {
+        assert_eq!(subscribe(&mut kit(rules), channel).verdict, expected, "{rules} {channel}");
+    }
+}
+
 #[test]
 fn a_message_that_no_rule_matches_is_none_of_its_business() {
     let mut kit = kit(r#"[[rules]] user = "admin-*"; allow = true"#);

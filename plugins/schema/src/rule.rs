@@ -39,7 +39,7 @@ impl Rule {
         self.kinds.contains(&kind)
             && (self.channels.is_empty() || {
                 let channel = event.channel();
-                self.channels.iter().any(|pattern| address::matches(pattern, channel))
+                self.channels.iter().any(|pattern| address::concerns(pattern, channel))
             })
             && (kind != Kind::Rpc
                 || self.methods.is_empty()

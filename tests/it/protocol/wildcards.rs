@@ -133,3 +133,43 @@ async fn publications_pass_many_patterns_that_do_not_match() {
     assert_eq!((&told["data"], &told["channel"]), (&json!("mine"), &json!("wide:room7.1.messages")));
     assert_eq!(client.publication("narrow:1").await["data"], "last");
 }
+
+/// A pattern reaches channels that a rule about some channels says nothing of, and some that it refuses.
+#[tokio::test]
+async fn rules_about_some_channels_do_not_open_a_pattern_and_close_it() {
+    let config = "client.anonymous = true\n[namespaces.open]\nwildcards = true\nallow_subscribe = 'anyone'\n\
+                  [namespaces.shut]\nwildcards = true";
+    let rules = "
+        [[config.rules]]
+        kind = 'subscribe'
+        channel = 'shut:lobby.*'
+        allow = true
+        [[config.rules]]
+        kind = 'subscribe'
+        channel = 'open:secret*'
+        deny = { code = 103, reason = 'secret' }
+    ";
+    for rules in [
+        rules.to_owned(),
+        rules.split("[[config.rules]]").take(2).collect::<Vec<_>>().join("[[config.rules]]"),
+    ] {
+        let denies = rules.contains("secret");
+        let gateway = Gateway::with(config).plugin("50-router", "router", &rules).start().await;
+        let mut client = Client::connect(&gateway).await;
+        for (channel, permitted) in [
+            ("shut:lobby.1", true),
+            ("shut:lobby.*", true),
+            ("shut:*", false),
+            ("shut:**", false),
+            ("shut:*.1", false),
+            ("open:secret.1", !denies),
+            ("open:secret.*", !denies),
+            ("open:*", !denies),
+            ("open:**", !denies),
+            ("open:room.*", true),
+        ] {
+            let subscribed = client.ask("subscribe", json!({ "channel": channel })).await;
+            assert_eq!(subscribed.is_ok(), permitted, "{channel}: {subscribed:?}");
+        }
+    }
+}

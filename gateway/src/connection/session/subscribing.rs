@@ -140,7 +140,15 @@ impl Session {
         let missed = match missed {
             Some(missed) if rules.latest && !missed.is_empty() => {
                 let seen = self.first_view(now, channel, missed);
-                (!seen.is_empty()).then_some(seen)
+                // What comes after it may be hidden from this client: it has it already then.
+                let is_known = |of: &Arc<Publication>| {
+                    recover.is_some_and(|since| since.epoch == top.epoch && of.offset <= since.offset)
+                };
+                match seen.first() {
+                    Some(first) if is_known(first) => Some(Vec::new()),
+                    Some(_) => Some(seen),
+                    None => None,
+                }
             }
             missed => missed.map(|missed| self.views(now, channel, missed)),
         };

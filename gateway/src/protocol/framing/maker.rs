@@ -17,6 +17,7 @@ const COMPRESSED_BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct FrameMaker {
     compressor: RefCell<Compressor>,
+    is_paused: Cell<bool>,
     bytes_min: usize,
     compressed: Cell<Compressed>,
     encoder: RefCell<Encoder>,
@@ -39,6 +40,7 @@ impl FrameMaker {
     pub fn new(level: u32, bytes_min: usize) -> Self {
         Self {
             compressor: RefCell::new(Compressor::new(level)),
+            is_paused: Cell::new(false),
             bytes_min,
             compressed: Cell::default(),
             encoder: RefCell::default(),
@@ -57,13 +59,18 @@ impl FrameMaker {
         let Framing::WebSocketDeflate(window) = framing else { return framing.write(out, encode) };
         websocket::write_compressed(out, encode, |out, payload| {
             let bytes_before = out.len() - payload;
-            if !(self.bytes_min..=COMPRESSED_BYTES_MAX).contains(&bytes_before) {
+            if self.is_paused.get() || !(self.bytes_min..=COMPRESSED_BYTES_MAX).contains(&bytes_before) {
                 return false;
             }
             let is_smaller = self.compressor.borrow_mut().compress(window, out, payload);
             self.compressed.set(self.compressed.get().and(bytes_before, out.len() - payload));
             is_smaller
         })
+    }
+
+    /// Compresses nothing while `is_paused`: for messages of which there are too many.
+    pub fn pause(&self, is_paused: bool) {
+        self.is_paused.set(is_paused);
     }
 
     /// The delta that makes a payload out of the one before it, if it is smaller than the payload.

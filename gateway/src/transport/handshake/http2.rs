@@ -176,6 +176,16 @@ impl Front {
         loop {
             tokio::select! {
                 biased;
+                // First what a client that never pauses could put off.
+                _ = &mut draining, if !self.draining => {
+                    (self.draining, self.leaving) = (true, true);
+                    connection.graceful_shutdown();
+                    idle.as_mut().reset(Instant::now() + LAST_ANSWER);
+                }
+                () = &mut silent => {
+                    tracing::debug!(address = %self.address, "HTTP/2 client answers no ping");
+                    return;
+                }
                 request = connection.accept() => match request {
                     Some(Ok((request, respond))) => self.begin(request, respond),
                     Some(Err(error)) => {
@@ -185,8 +195,10 @@ impl Front {
                 },
                 true = evicted(&mut self.place) => return self.count_silent(Refused::Evicted),
                 () = streams.emptied() => {
+                    // Without a slot it only says what there is left to say.
                     if !self.rest() {
-                        return;
+                        self.leaving = true;
+                        connection.graceful_shutdown();
                     }
                     let most = if self.leaving { LAST_ANSWER } else { idle_max };
                     idle.as_mut().reset(Instant::now() + most);
@@ -196,15 +208,6 @@ impl Front {
                         return self.count_silent(Refused::Deadline);
                     }
                     self.leaving = true;
-                    connection.graceful_shutdown();
-                    idle.as_mut().reset(Instant::now() + LAST_ANSWER);
-                }
-                () = &mut silent => {
-                    tracing::debug!(address = %self.address, "HTTP/2 client answers no ping");
-                    return;
-                }
-                _ = &mut draining, if !self.draining => {
-                    (self.draining, self.leaving) = (true, true);
                     connection.graceful_shutdown();
                     idle.as_mut().reset(Instant::now() + LAST_ANSWER);
                 }
@@ -235,7 +238,10 @@ impl Front {
             }
             Err(refusal) => {
                 self.handshake.refused(refusal.reason, self.address);
-                self.streams.count_fault();
+                // That the gateway goes down is not the client's fault.
+                if !self.draining {
+                    self.streams.count_fault();
+                }
                 // A head alone: a body might have to wait for the client.
                 let _ = respond.send_response(refused(refusal), true);
             }

@@ -23,6 +23,9 @@ use crate::transport::proxy::Unread;
 /// Bytes that may wait for the end of a message of the handshake. The library accepts messages of 64 KiB, and
 /// each may begin behind a record of 16 KiB.
 const INCOMING_BYTES_MAX: usize = 80 * 1024;
+/// Bytes that may wait after the handshake: a record, and the beginning of the next. What a client may still say of
+/// the handshake takes some bytes.
+const TRAFFIC_BYTES_MAX: usize = 2 * (16 * 1024 + 512);
 /// Space for the bytes that are read into a thread's buffer.
 const RECEIVED_BYTES: usize = 2 * INCOMING_BYTES_MAX;
 /// Least bytes that are read at once: clients send records of their own size, whatever the reader asks for.
@@ -164,11 +167,11 @@ impl Session {
             self.failed = true;
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
-        received[..begun].copy_from_slice(&self.incoming);
         let end = received.len().min(begun + into.remaining().max(READ_BYTES_MIN));
         let mut space = ReadBuf::new(&mut received[begun..end]);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut space))?;
         let count = space.filled().len();
+        received[..begun].copy_from_slice(&self.incoming);
         if count == 0 {
             let error =
                 io::Error::new(io::ErrorKind::UnexpectedEof, "closed without the alert `close_notify`");
@@ -188,13 +191,13 @@ impl Session {
             Ok(Processed { used, finished }) => {
                 self.finished |= finished;
                 let rest = &bytes[used..];
-                // Nothing counts after the end.
-                if rest.is_empty() || self.finished {
+                if rest.len() > TRAFFIC_BYTES_MAX {
+                    self.failed = true;
                     self.incoming = Vec::new();
-                } else {
-                    self.incoming.clear();
-                    self.incoming.extend_from_slice(rest);
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                 }
+                // Nothing counts after the end.
+                self.incoming = if self.finished { Vec::new() } else { rest.to_vec() };
                 Poll::Ready(Ok(()))
             }
             Err(error) => {

@@ -18,7 +18,7 @@ use crate::outbound::SOCKET_BYTES_MAX;
 const FLUSHED_BYTES_MAX: usize = 4096;
 
 /// What a frame is counted as besides its contents: the size of its header.
-const FRAME_BYTES: usize = 9;
+const FRAME_BYTES: usize = 64;
 
 /// The client's side of a stream: a body, or the bytes of a WebSocket.
 pub(in crate::transport::handshake) struct Input(RecvStream);
@@ -109,8 +109,10 @@ impl StreamSocket {
         }
     }
 
-    /// Waits for room for some of `wanted` bytes, and returns for how many.
+    /// Waits for room for some of `wanted` bytes, and returns for how many. There is none while the library keeps
+    /// more than a flush leaves there: each write is a frame of its own, however small.
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        ready!(self.poll_unsent(cx, FLUSHED_BYTES_MAX));
         let wanted = wanted.min(SOCKET_BYTES_MAX);
         self.send.reserve_capacity(wanted);
         let mut room = self.send.capacity();
