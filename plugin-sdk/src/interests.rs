@@ -35,7 +35,8 @@ impl Interests {
     /// patterns for users and connections begin with their sign (`#*`, `@*`), see
     /// [`address::matches`](crate::address::matches()). The plugin always gets messages without a channel,
     /// and subscriptions to wildcard patterns that may match one of its channels, see
-    /// [`address::concerns`](crate::address::concerns()).
+    /// [`address::concerns`](crate::address::concerns()). It may refuse such a pattern; that it allows one
+    /// counts only if all that the pattern matches are among its channels.
     pub fn channels<S: Into<String>>(&mut self, patterns: impl IntoIterator<Item = S>) -> &mut Self {
         self.channels = Some(patterns.into_iter().map(Into::into).collect());
         self

@@ -147,7 +147,8 @@ impl Stream {
         }
     }
 
-    /// Does nothing for this long but answer pings, in requests. Returns how many came; nothing else may come.
+    /// Does nothing for this long but answer pings, in requests. Returns how many came; nothing else may
+    /// come.
     pub async fn idle(&mut self, time: Duration) -> usize {
         let end = Instant::now() + time;
         let mut pings = 0;
@@ -251,8 +252,8 @@ pub async fn emulate(address: SocketAddr, session: &Value, node: &Value, data: &
     request(address, "POST", "/emulation", &["Content-Type: application/json"], body.as_bytes()).await
 }
 
-/// Where the contents of the first chunk (RFC 9112, 7.1) begin and end, if all of it has come. The last one is
-/// empty.
+/// Where the contents of the first chunk (RFC 9112, 7.1) begin and end, if all of it has come. The last one
+/// is empty.
 fn first_chunk(bytes: &[u8]) -> Option<(usize, usize)> {
     let line = bytes.windows(2).position(|window| window == b"\r\n")?;
     let size = std::str::from_utf8(&bytes[..line]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());

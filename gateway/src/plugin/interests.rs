@@ -174,8 +174,9 @@ impl Interests {
         )
     }
 
-    /// Whether the plugin can allow a message on its own. Whoever is asked about some channels alone has no say
-    /// in a subscription to a wildcard pattern that reaches others too: it can refuse that, and not allow it.
+    /// Whether the plugin can allow a message on its own. Whoever is asked about some channels alone has no
+    /// say in a subscription to a wildcard pattern that reaches others too: it can refuse that, and not allow
+    /// it.
     pub fn may_allow(&self, channel: Option<&Channel>) -> bool {
         match (&self.channels, channel.filter(|channel| channel.is_pattern())) {
             (Some(patterns), Some(wildcard)) => patterns.iter().any(|pattern| pattern.matches(wildcard)),

@@ -151,8 +151,8 @@ impl Registry {
         Self { required: required.into(), ..self }
     }
 
-    /// Tells `observer` what each change came to, as soon as the state of the plugins shows it and before a log
-    /// line tells it. It must not block.
+    /// Tells `observer` what each change came to, as soon as the state of the plugins shows it and before a
+    /// log line tells it. It must not block.
     pub fn with_observer(self, observer: impl Fn(&Applied) + Send + Sync + 'static) -> Self {
         Self { observer: Box::new(observer), ..self }
     }

@@ -67,8 +67,8 @@ impl When {
 }
 
 impl Rule {
-    /// Whether the rule is about a message. A client may subscribe to a wildcard pattern: whoever refuses some of
-    /// its channels refuses the pattern, and whoever allows some of them does not allow the others.
+    /// Whether the rule is about a message. A client may subscribe to a wildcard pattern: whoever refuses
+    /// some of its channels refuses the pattern, and whoever allows some of them does not allow the others.
     pub(crate) fn matches(&self, event: &Message<'_>, payload: &Payload<'_>) -> bool {
         match self.then {
             Action::Deny(..) | Action::Drop => self.when.matches(event, payload, address::concerns),
@@ -90,8 +90,8 @@ impl Rule {
     }
 
     /// Whether the interests keep every message of the rule's kinds from the router that is in no channel of
-    /// theirs. One without a channel passes them, and so does a subscription to a wildcard pattern that reaches
-    /// one of the channels.
+    /// theirs. One without a channel passes them, and so does a subscription to a wildcard pattern that
+    /// reaches one of the channels.
     fn is_kept_to_channels(&self) -> bool {
         use Kind::{Raw, Rpc, Send, SubRefresh, Subscribe};
         let always = |kind: &Kind| !matches!(kind, Rpc | Send | Raw | Subscribe | SubRefresh);

@@ -1,5 +1,5 @@
-//! Deltas in place of payloads: what is on the wire, when a payload is whole, and what a delta is made of. The
-//! published client libraries apply them in `clients.rs`.
+//! Deltas in place of payloads: what is on the wire, when a payload is whole, and what a delta is made of.
+//! The published client libraries apply them in `clients.rs`.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use gateway_tests::{Client, Gateway, Redis, Stream, token};

@@ -182,7 +182,8 @@ impl Core {
         self.config.namespaces.of(channel).is_none_or(|namespace| namespace.tag_filter)
     }
 
-    /// Whether subscribers of a channel may get deltas. The publications of a pattern follow none of their own.
+    /// Whether subscribers of a channel may get deltas. The publications of a pattern follow none of their
+    /// own.
     pub(super) fn makes_deltas(&self, channel: &Channel) -> bool {
         self.config.namespaces.of(channel).is_some_and(|namespace| namespace.delta && !channel.is_pattern())
     }

@@ -23,8 +23,8 @@ use crate::transport::proxy::Unread;
 /// Bytes that may wait for the end of a message of the handshake. The library accepts messages of 64 KiB, and
 /// each may begin behind a record of 16 KiB.
 const INCOMING_BYTES_MAX: usize = 80 * 1024;
-/// Bytes that may wait after the handshake: a record, and the beginning of the next. What a client may still say of
-/// the handshake takes some bytes.
+/// Bytes that may wait after the handshake: a record, and the beginning of the next. What a client may still
+/// say of the handshake takes some bytes.
 const TRAFFIC_BYTES_MAX: usize = 2 * (16 * 1024 + 512);
 /// Space for the bytes that are read into a thread's buffer.
 const RECEIVED_BYTES: usize = 2 * INCOMING_BYTES_MAX;

@@ -109,8 +109,8 @@ impl StreamSocket {
         }
     }
 
-    /// Waits for room for some of `wanted` bytes, and returns for how many. There is none while the library keeps
-    /// more than a flush leaves there: each write is a frame of its own, however small.
+    /// Waits for room for some of `wanted` bytes, and returns for how many. There is none while the library
+    /// keeps more than a flush leaves there: each write is a frame of its own, however small.
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         ready!(self.poll_unsent(cx, FLUSHED_BYTES_MAX));
         let wanted = wanted.min(SOCKET_BYTES_MAX);
