@@ -11,7 +11,7 @@
 //! `news:eu.*` matches `news:eu.sport`, and neither `news:eu` nor `news:eu.sport.tennis`; `news:**` matches
 //! every channel of the namespace `news` whose name goes on after the colon. The namespace is never a
 //! pattern, and no pattern matches a channel with a `#` in its name. At least one segment is `*` or `**`, so
-//! no pattern is an [address](crate::address).
+//! no pattern is an [address].
 
 use crate::address::{self, Invalid};
 

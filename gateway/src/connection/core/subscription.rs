@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::admission::{time_of, ttl};
-use super::{Core, Effects, Subscription, fail};
+use super::{Core, Effects, State, Subscription, fail};
 use crate::backplane::SubscribeOptions;
 use crate::clock::Now;
 use crate::config::RecoveryMode;
@@ -108,9 +108,11 @@ impl Core {
                 result.ttl = self.expiring.of(&channel).map(|expires| ttl(now, expires));
                 effects.push_back(Effect::Reply(Reply::Subscribed { id, result }))
             }
-            Subscriber::Plugin => {
-                effects.push_back(Effect::Reply(Reply::SubscribedByServer { channel, result }))
-            }
+            Subscriber::Plugin => match &mut self.state {
+                // Before the connect reply the client knows of no subscription: this one comes with it.
+                State::Admitting(admitting) => admitting.subscriptions.push((channel, result)),
+                _ => effects.push_back(Effect::Reply(Reply::SubscribedByServer { channel, result })),
+            },
             Subscriber::Identity => self.admitted_to(Some((channel, result)), effects),
         }
     }
@@ -132,7 +134,10 @@ impl Core {
             Some(Subscription::Client | Subscription::Server) => {
                 self.forget_subscription(&channel);
                 effects.push_back(Effect::Unsubscribe(channel.clone()));
-                effects.push_back(Effect::Reply(Reply::UnsubscribedByServer { channel, why }));
+                match &mut self.state {
+                    State::Admitting(admitting) => admitting.subscriptions.retain(|(of, _)| *of != channel),
+                    _ => effects.push_back(Effect::Reply(Reply::UnsubscribedByServer { channel, why })),
+                }
             }
             None => (),
         }
