@@ -338,6 +338,8 @@ pub struct Namespace {
     pub delta: bool,
     /// Whether clients may subscribe to patterns of its channels; never for channels without a namespace.
     pub wildcards: bool,
+    /// Whether only clients with a certificate take part.
+    pub client_certificate: bool,
     /// Who may subscribe if no plugin decided; never [`Access::Subscribers`].
     pub allow_subscribe: Access,
     /// Who may publish if no plugin decided.

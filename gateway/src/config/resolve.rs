@@ -40,7 +40,7 @@ pub(super) fn resolve(
     let document = Document::parse(origin, text, DEFAULTS)?;
     let listen = listen(&document, folder);
     let limits = limits(&document);
-    let namespaces = namespaces(&document);
+    let namespaces = namespaces(&document, &listen);
     let config = Config {
         admin: admin(&document, &listen, folder, environment),
         listen,
@@ -316,21 +316,22 @@ fn raw(document: &Document<'_>) -> Raw {
     raw
 }
 
-fn namespaces(document: &Document<'_>) -> Namespaces {
-    let default = Arc::new(namespace(document.section("channel"), false));
+fn namespaces(document: &Document<'_>, listen: &Listen) -> Namespaces {
+    let asks = listen.tls.as_ref().is_some_and(|tls| tls.client_certificates != ClientCertificates::None);
+    let default = Arc::new(namespace(document.section("channel"), false, asks));
     let mut named = HashMap::new();
     for (name, section) in document.sections("namespaces", "channel") {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         if name.is_empty() || name.len() > NAMESPACE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
             section.misnamed(name, "a name of 1 to 64 letters, digits, `_`, `-` and `.`");
         }
-        named.insert(name.into(), Arc::new(namespace(section, true)));
+        named.insert(name.into(), Arc::new(namespace(section, true, asks)));
     }
     Namespaces { default, named }
 }
 
-/// `named` is whether the channels have a namespace.
-fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
+/// `named` is whether the channels have a namespace, `asks` whether the listener asks clients for certificates.
+fn namespace(section: Section<'_, '_>, named: bool, asks: bool) -> Namespace {
     let namespace = Namespace {
         history_size: section.count("history_size", 0..=10_000),
         history_ttl: section.duration("history_ttl", SECOND..=30 * DAY),
@@ -344,6 +345,7 @@ fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
         tag_filter: section.flag("tag_filter"),
         delta: section.flag("delta"),
         wildcards: section.flag("wildcards"),
+        client_certificate: section.flag("client_certificate"),
         allow_subscribe: access(&section, "allow_subscribe"),
         allow_publish: access(&section, "allow_publish"),
         allow_history: access(&section, "allow_history"),
@@ -354,6 +356,13 @@ fn namespace(section: Section<'_, '_>, named: bool) -> Namespace {
             &["wildcards"],
             "patterns of channels without a namespace",
             "false; patterns are permitted in tables of `[namespaces]`",
+        );
+    }
+    if namespace.client_certificate && !asks {
+        section.conflict(
+            &["client_certificate"],
+            "a need for certificates for which no client is asked",
+            "false, or this one together with `listen.tls.client_certificate`",
         );
     }
     let has_history = namespace.history_size > 0;

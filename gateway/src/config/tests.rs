@@ -135,6 +135,7 @@ fn every_key_reaches_its_own_field() {
         tag_filter = true
         delta = true
         wildcards = true
+        client_certificate = true
         allow_subscribe = "users"
         allow_publish = "subscribers"
         allow_history = "anyone"
@@ -267,6 +268,7 @@ fn every_key_reaches_its_own_field() {
                     tag_filter: true,
                     delta: true,
                     wildcards: true,
+                    client_certificate: true,
                     allow_subscribe: Access::Users,
                     allow_publish: Access::Subscribers,
                     allow_history: Access::Anyone,

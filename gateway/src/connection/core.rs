@@ -20,7 +20,7 @@ use super::event::{Ending, Event, Subscriber};
 use super::heartbeat::{ControlFrames, Due, Heartbeat};
 use crate::backplane::Why;
 use crate::clock::Now;
-use crate::config::{Config, WRITE_BYTES_MIN};
+use crate::config::{Config, Namespace, WRITE_BYTES_MIN};
 use crate::hub::signal::Signal;
 use crate::plugin::verdict::Refusal;
 use crate::protocol::Encoding;
@@ -30,6 +30,10 @@ use crate::protocol::command::Position;
 use crate::protocol::reply::{Emulation, Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
+/// Why a client may not take part in a channel.
+const NO_CERTIFICATE: &str =
+    "this channel is for clients with a certificate (`client_certificate` of its namespace)";
+
 /// The state machine of one client.
 #[derive(Debug)]
 pub struct Core {
@@ -38,6 +42,8 @@ pub struct Core {
     client: Arc<str>,
     /// For the connect reply: where the client sends commands, if not on this connection.
     emulation: Option<Arc<Emulation>>,
+    /// Whether the connection has a verified certificate of the client.
+    has_certificate: bool,
     state: State,
     /// Whether the client belongs to a user.
     authenticated: bool,
@@ -111,6 +117,7 @@ impl Core {
             encoding,
             client,
             emulation: None,
+            has_certificate: false,
             state: State::Connecting,
             authenticated: false,
             user: Box::default(),
@@ -131,6 +138,24 @@ impl Core {
     #[must_use]
     pub fn emulated(self, emulation: Option<Arc<Emulation>>) -> Self {
         Self { emulation, ..self }
+    }
+
+    /// A client whose connection has a verified certificate, or none.
+    #[must_use]
+    pub fn with_certificate(self, has_certificate: bool) -> Self {
+        Self { has_certificate, ..self }
+    }
+
+    /// Whether the client may take part in the channels of a namespace at all.
+    ///
+    /// # Errors
+    ///
+    /// If it needs a certificate for that, and has none.
+    pub fn admits_to(&self, namespace: &Namespace) -> Result<(), ReplyError> {
+        if namespace.client_certificate && !self.has_certificate {
+            return Err(ReplyError::PERMISSION_DENIED.because(NO_CERTIFICATE));
+        }
+        Ok(())
     }
 
     /// Whether the connection is over.

@@ -29,6 +29,7 @@ use super::turn::Turn;
 use super::worker_state::WorkerState;
 use crate::backplane::Outcome;
 use crate::clock::Now;
+use crate::config::CERTIFICATE_HEADERS;
 use crate::histogram::Sizes;
 use crate::hub::SharedClient;
 use crate::hub::connection_handle::ConnectionHandle;
@@ -88,8 +89,10 @@ impl Session {
     ) -> Self {
         let encoding = handle.format.encoding;
         let emulation = handle.emulation().filter(|_| encoding.has_replies()).cloned();
-        let core =
-            Core::new(local.config.clone(), encoding, handle.id.clone(), now, spread).emulated(emulation);
+        let has_certificate = client.headers.iter().any(|(name, _)| name.starts_with(CERTIFICATE_HEADERS));
+        let core = Core::new(local.config.clone(), encoding, handle.id.clone(), now, spread)
+            .emulated(emulation)
+            .with_certificate(has_certificate);
         let (info, channel_info) = (Bytes::new(), Bytes::new());
         let member = Arc::new(Member { client: handle.id.clone(), user: Arc::default(), info, channel_info });
         Self {

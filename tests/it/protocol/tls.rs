@@ -255,6 +255,46 @@ async fn a_certificate_of_a_client_reaches_the_plugins_and_no_request_can_claim_
 }
 
 #[tokio::test]
+async fn a_namespace_may_be_for_clients_with_a_certificate_whatever_plugins_permit() {
+    let authority = authority();
+    let devices = "[namespaces.device]\nclient_certificate = true\nhistory_size = 9\npresence = true\n\
+                   allow_subscribe = 'anyone'\nallow_publish = 'anyone'\nallow_history = 'anyone'\n\
+                   allow_presence = 'anyone'\nwildcards = true";
+    let ca = authority.file("ca.pem");
+    let tls = format!("client_ca = '{}'\nclient_certificate = 'optional'", ca.display());
+    let gateway = Gateway::with(&format!("{}{tls}", with(&authority, &["site"], devices)))
+        .plugin("50-router", "router", "[[config.rules]]\nchannel = 'device:*'\nallow = true")
+        .start()
+        .await;
+    let own = authority.issue(&["device-7.example"]);
+    for (client, permitted) in [(authority.client().with(&own), true), (authority.client(), false)] {
+        let tunnel = client.tunnel(gateway.address()).await;
+        let mut client = Client::open(tunnel.address()).await;
+        connect(&mut client).await;
+        for (command, mut parameters) in [
+            ("subscribe", json!({})),
+            ("publish", json!({ "data": 1 })),
+            ("history", json!({ "limit": 1 })),
+            ("presence", json!({})),
+            ("presence_stats", json!({})),
+        ] {
+            parameters["channel"] = "device:7".into();
+            match client.ask(command, parameters).await {
+                Ok(_) => assert!(permitted, "{command}"),
+                Err(refused) => {
+                    assert!(!permitted, "{command}: {refused:?}");
+                    assert_eq!(refused.code, 103, "{command}");
+                    assert!(refused.message.contains("for clients with a certificate"), "{refused:?}");
+                }
+            }
+        }
+        assert_eq!(client.ask("subscribe", json!({ "channel": "device:*" })).await.is_ok(), permitted);
+        client.subscribe("news").await;
+        client.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_request_in_the_clear_is_told_that_the_port_speaks_tls() {
     let authority = authority();
     let gateway = Gateway::start(&with(&authority, &["site"], "")).await;

@@ -96,6 +96,12 @@ impl Core {
         expiry: Option<Expiry>,
         effects: &mut Effects,
     ) {
+        let namespace = ask.content.channel.as_ref().and_then(|channel| self.config.namespaces.of(channel));
+        if ask.content.kind != Kind::Unsubscribe
+            && let Some(Err(error)) = namespace.map(|namespace| self.admits_to(namespace))
+        {
+            return self.deny(&ask, error, effects);
+        }
         if ask.content.kind == Kind::Subscribe
             && let (Some(channel), Some(expiry)) = (&ask.content.channel, expiry)
             && let Err(expired) = self.expire_subscription_at(now, channel, expiry)

@@ -57,6 +57,9 @@ impl Session {
             Err(error) => return Outcome::Ready(Err(error)),
         };
         let WorkerState { backplane, config, hub, .. } = &*self.worker;
+        if let Err(error) = self.core.admits_to(namespace) {
+            return Outcome::Ready(Err(error));
+        }
         if channel.is_pattern() && !namespace.wildcards {
             return Outcome::Ready(Err(ReplyError::BAD_REQUEST.because(NO_PATTERNS)));
         }
