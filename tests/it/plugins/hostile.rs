@@ -44,12 +44,14 @@ const ANSWER: Duration = Duration::from_millis(500);
 const GENEROUS: &str = "memory = '1GiB'\n";
 /// Enough time to use up the memory.
 const NARROW: &str = "memory = '4MiB'\ndeadline = '200ms'\n";
+/// For what ends by itself in some milliseconds, and later on a busy machine.
+const PATIENT: &str = "deadline = '100ms'\n";
 
 /// Hook, way, limits, and what the failures count as; empty if the gateway just goes on.
 const WAYS: [(&str, &str, &str, &str); 24] = [
     ("on-connect", "trap", "", "trap"),
     ("on-connect", "loop", "", "deadline"),
-    ("on-connect", "recurse", "", "trap"),
+    ("on-connect", "recurse", PATIENT, "trap"),
     ("on-connect", "grow", NARROW, "memory"),
     ("on-connect", "print", "", "deadline"),
     ("on-connect", "answer", GENEROUS, "deadline"),
@@ -58,7 +60,7 @@ const WAYS: [(&str, &str, &str, &str); 24] = [
     ("on-connect", "calls", "", "deadline"),
     ("on-message", "trap", "", "trap"),
     ("on-message", "loop", "", "deadline"),
-    ("on-message", "recurse", "", "trap"),
+    ("on-message", "recurse", PATIENT, "trap"),
     ("on-message", "grow", NARROW, "memory"),
     ("on-message", "print", "", "deadline"),
     ("on-message", "log", "", "deadline"),
@@ -68,7 +70,7 @@ const WAYS: [(&str, &str, &str, &str); 24] = [
     ("on-message", "calls", "", "deadline"),
     ("on-disconnect", "trap", "", "trap"),
     ("on-disconnect", "loop", "", "deadline"),
-    ("on-disconnect", "recurse", "", "trap"),
+    ("on-disconnect", "recurse", PATIENT, "trap"),
     ("on-disconnect", "grow", NARROW, "memory"),
     ("on-disconnect", "print", "", "deadline"),
 ];
