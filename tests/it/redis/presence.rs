@@ -88,6 +88,37 @@ async fn converges(gateways: &[&Gateway], expected: &BTreeSet<String>) {
     converges_in(ROOM, gateways, expected).await;
 }
 
+/// A token may subscribe the connections of a user to the user's own address. Its messages come by another
+/// topic than those of channels.
+#[tokio::test]
+async fn connections_of_a_user_hear_of_each_other_at_several_gateways() {
+    let redis = Redis::start().await;
+    let config = format!(
+        "redis.url = '{}'\nchannel = {{ join_leave = true, force_push_join_leave = true }}",
+        redis.url()
+    );
+    let start = async || {
+        let gateway = Gateway::with(&config).plugin("10-auth-jwt", "auth-jwt", &token::settings());
+        gateway.start().await
+    };
+    let [here, there] = [start().await, start().await];
+    let connect = async |gateway: &Gateway| {
+        let token = token::with("ann", json!({ "channels": ["#ann"] }));
+        Client::connect_with(gateway, json!({ "token": token })).await
+    };
+    let mut first = connect(&here).await;
+    let own = first.push().await["join"]["info"]["client"].take();
+    let second = connect(&there).await;
+    let joined = first.push().await["join"]["info"].take();
+    assert_eq!(joined["user"], "ann", "{joined}");
+    assert_ne!(joined["client"], own);
+    second.close().await;
+    assert_eq!(first.push().await["leave"]["info"]["client"], joined["client"]);
+    for gateway in [&here, &there] {
+        assert!(gateway.log().matching(&["cannot decode it"]).is_empty());
+    }
+}
+
 #[tokio::test]
 async fn presence_is_the_same_everywhere_and_has_no_ghosts() {
     let redis = Redis::start().await;

@@ -70,12 +70,7 @@ impl Incoming {
             (Some(Message::Publication { address: Some(address), publication, epoch }), None)
                 if for_nodes =>
             {
-                let workers = match address.target() {
-                    Target::Connection(id) => {
-                        Some(self.context.worker_of(id).map_or(0, |worker| 1 << worker))
-                    }
-                    _ => None,
-                };
+                let workers = self.workers_of(&address);
                 self.subscriptions.deliver(self.publication(address, publication, epoch), workers);
             }
             (Some(Message::Publication { address: Some(channel), publication, epoch }), Some(feed))
@@ -84,11 +79,12 @@ impl Incoming {
                 let workers = self.subscriptions.interest.feed_workers(&feed, connection);
                 self.subscriptions.deliver_feed(self.publication(channel, publication, epoch), workers);
             }
-            (Some(Message::Join(member)), Some(channel)) => {
-                self.subscriptions.deliver(Push::new(channel, PushKind::Join(member)), None);
+            (Some(Message::Presence { address: None, member, came }), Some(channel)) => {
+                self.subscriptions.met(channel, member, came, None);
             }
-            (Some(Message::Leave(member)), Some(channel)) => {
-                self.subscriptions.deliver(Push::new(channel, PushKind::Leave(member)), None);
+            (Some(Message::Presence { address: Some(address), member, came }), None) if for_nodes => {
+                let workers = self.workers_of(&address);
+                self.subscriptions.met(address, member, came, workers);
             }
             (Some(Message::Order { node, address, order }), None) if for_nodes => {
                 // This node has already carried out its own order.
@@ -123,6 +119,14 @@ impl Incoming {
             }
             (Some(Message::Unknown), _) => self.context.metrics.unknown(),
             _ => self.context.metrics.malformed(),
+        }
+    }
+
+    /// The workers that may have subscribers of an address; `None` for all that have an interest in it.
+    fn workers_of(&self, address: &Channel) -> Option<u64> {
+        match address.target() {
+            Target::Connection(id) => Some(self.context.worker_of(id).map_or(0, |worker| 1 << worker)),
+            _ => None,
         }
     }
 

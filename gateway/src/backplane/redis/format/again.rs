@@ -21,8 +21,7 @@ pub fn message(bytes: &Bytes) -> Option<Vec<u8>> {
             written.extend_from_slice(&wire::body(&publication.data, publication.json, info, tags));
             written
         }
-        Message::Join(member) => wire::presence(&member, true),
-        Message::Leave(member) => wire::presence(&member, false),
+        Message::Presence { address, member, came } => wire::presence(&member, came, address.as_ref()),
         Message::Order { node, address, order } => wire::order(node, &address, &order),
         Message::Question { node, id, question } => wire::question(node, id, &question),
         Message::Answer { to, id, from, finding } => wire::answer(to, id, from, &finding),

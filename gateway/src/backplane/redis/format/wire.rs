@@ -63,6 +63,8 @@ mod member_tag {
 /// Tags of a join and of a leave.
 mod presence_tag {
     pub(crate) const MEMBER: u8 = 1;
+    /// Only of a user or a connection: their messages come by the topic of all nodes.
+    pub(crate) const ADDRESS: u8 = 2;
 }
 
 /// Tags of a question and of an answer.
@@ -79,10 +81,8 @@ mod survey_tag {
 pub(crate) enum Message {
     /// A publication to the subscribers of the topic's channel, or of this address.
     Publication { address: Option<Channel>, publication: Arc<Publication>, epoch: Arc<str> },
-    /// A join in the topic's channel.
-    Join(Arc<Member>),
-    /// A leave in the topic's channel.
-    Leave(Arc<Member>),
+    /// A join (`came`) or a leave; without an address in the topic's channel.
+    Presence { address: Option<Channel>, member: Arc<Member>, came: bool },
     /// An order for the connections of an address.
     Order { node: u64, address: Channel, order: Order },
     /// A question of a node to all others.
@@ -152,9 +152,14 @@ pub(crate) fn split(message: &[u8]) -> (&[u8], &[u8]) {
     message.split_at_checked(HEAD.len()).unwrap_or((message, &[]))
 }
 
-pub(crate) fn presence(member: &Member, came: bool) -> Vec<u8> {
+/// Encodes a join (`came`) or a leave, with the address of the user or connection if it is in none of the
+/// channels.
+pub(crate) fn presence(member: &Member, came: bool, address: Option<&Channel>) -> Vec<u8> {
     let mut bytes = vec![VERSION, if came { b'J' } else { b'L' }];
     put_nested(&mut bytes, presence_tag::MEMBER, |bytes| put_member(bytes, member));
+    if let Some(address) = address {
+        put(&mut bytes, presence_tag::ADDRESS, address.as_str().as_bytes());
+    }
     bytes
 }
 
@@ -247,13 +252,15 @@ pub(crate) fn decode(message: &Bytes) -> Option<Message> {
             Some(Message::Publication { address, publication, epoch })
         }
         b'J' | b'L' => {
-            let (mut fields, mut concerned) = (Fields::filling(rest), None);
+            let (mut fields, mut concerned, mut address) = (Fields::filling(rest), None, None);
             while let Some((tag, value)) = fields.next()? {
-                if tag == presence_tag::MEMBER {
-                    concerned = Some(member(message, value)?);
+                match tag {
+                    presence_tag::MEMBER => concerned = Some(member(message, value)?),
+                    presence_tag::ADDRESS => address = Some(channel(value)?),
+                    _ => (),
                 }
             }
-            Some(if kind == b'J' { Message::Join(concerned?) } else { Message::Leave(concerned?) })
+            Some(Message::Presence { address, member: concerned?, came: kind == b'J' })
         }
         b'O' => Some(
             order::read_order(message, rest)?
@@ -387,8 +394,8 @@ mod tests {
         vec![
             numbered,
             unnumbered(Some(&channel("#42")), &body(b"\xff", false, None, None)),
-            presence(&member(), true),
-            presence(&member(), false),
+            presence(&member(), true, None),
+            presence(&member(), false, Some(&channel("#42"))),
             order(5, &channel("#42"), &close),
             order(5, &channel("@x"), &Order::Subscribe(channel("news"), None)),
             order(5, &channel("@x"), &Order::Unsubscribe(channel("news"))),
@@ -445,8 +452,8 @@ mod tests {
         assert_eq!(publication.tags, tags());
         let Message::Publication { address, publication, .. } = &decoded[1] else { panic!() };
         assert_eq!((address.as_ref().unwrap().as_str(), publication.json), ("#42", false));
-        assert_eq!(decoded[2], Message::Join(Arc::new(member())));
-        assert_eq!(decoded[3], Message::Leave(Arc::new(member())));
+        let met = |came, address| Message::Presence { address, member: Arc::new(member()), came };
+        assert_eq!((&decoded[2], &decoded[3]), (&met(true, None), &met(false, Some(channel("#42")))));
         let close = Order::Close(Close::custom(4001, "bye"), Why::Api);
         let expected = Message::Order { node: 5, address: channel("#42"), order: close };
         assert_eq!(decoded[4], expected);
@@ -504,7 +511,7 @@ mod tests {
         ] {
             assert_eq!(decode(&Bytes::copy_from_slice(bytes)), None, "{bytes:?}");
         }
-        let mut longer = presence(&member(), true);
+        let mut longer = presence(&member(), true, None);
         longer.push(END);
         assert_eq!(decode(&longer.into()), None, "nothing but fields may follow");
         assert_eq!(decode(&Bytes::from_static(b"2J\xff\xff\xff\xff\x7f")), None, "more than there is");
@@ -554,7 +561,8 @@ mod tests {
         assert_eq!((&*publication.data, publication.json), (&b"{}"[..], true));
         assert_eq!(publication.info.as_deref(), Some(&member()));
         assert_eq!(publication.tags, Tags::of(vec![("kind".into(), "a".into())]));
-        assert_eq!(decoded[1], Message::Join(Arc::new(member())));
+        let joined = Message::Presence { address: None, member: Arc::new(member()), came: true };
+        assert_eq!(decoded[1], joined);
         let order = Order::Subscribe(channel("news"), None);
         assert_eq!(decoded[2], Message::Order { node: 5, address: channel("@x"), order });
         assert_eq!(decoded[3], Message::Question { node: 5, id: 6, question: Question::Counts });

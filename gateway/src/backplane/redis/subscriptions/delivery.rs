@@ -6,7 +6,7 @@ use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::redis::format::wire;
 use crate::backplane::redis::subscriptions::Subscriptions;
-use crate::protocol::channel::Channel;
+use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::{Member, Push, PushKind};
 
 impl Subscriptions {
@@ -54,11 +54,16 @@ impl Subscriptions {
     /// Announces a member that came or left to the subscribers at all nodes; without Redis to those at this
     /// node.
     pub(crate) fn announce(&self, channel: &Channel, member: &Arc<Member>, came: bool) {
-        if !self.requests.broadcast(Some(channel.clone()), wire::presence(member, came)) {
-            let member = member.clone();
-            let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
-            self.deliver(Push::new(channel.clone(), kind), None);
+        let address = (channel.target() != Target::Channel).then_some(channel);
+        if !self.requests.broadcast(Some(channel.clone()), wire::presence(member, came, address)) {
+            self.met(channel.clone(), member.clone(), came, None);
         }
+    }
+
+    /// Tells subscribers of this node, of these workers or of all, that a member came or left.
+    pub(crate) fn met(&self, channel: Channel, member: Arc<Member>, came: bool, workers: Option<u64>) {
+        let kind = if came { PushKind::Join(member) } else { PushKind::Leave(member) };
+        self.deliver(Push::new(channel, kind), workers);
     }
 }
 
