@@ -62,17 +62,23 @@ impl Cluster {
         u16::try_from(slot).expect("a slot is less than 16384")
     }
 
-    /// Which server serves a slot, as the first one that answers sees it.
+    /// Which server serves a slot, as the first one that answers sees it. While a replica takes over, nobody
+    /// does.
     pub async fn owner(&self, slot: u16) -> usize {
+        let served = format!("a server for slot {slot}");
+        eventually_within(AGREEMENT, served, async || self.owner_now(slot).await).await
+    }
+
+    async fn owner_now(&self, slot: u16) -> Option<usize> {
         let ranges = self.first_well().await.ask(&["CLUSTER", "SLOTS"]).await.list();
         for range in ranges {
             let range = range.list();
             if (range[0].number()..=range[1].number()).contains(&i64::from(slot)) {
                 let port = range[2].clone().list()[1].number();
-                return self.at_port(port);
+                return Some(self.at_port(port));
             }
         }
-        panic!("slot {slot} is not served")
+        None
     }
 
     /// Waits until another server than this one serves a slot, and the cluster takes writes.
