@@ -330,7 +330,8 @@ fn namespaces(document: &Document<'_>, listen: &Listen) -> Namespaces {
     Namespaces { default, named }
 }
 
-/// `named` is whether the channels have a namespace, `asks` whether the listener asks clients for certificates.
+/// `named` is whether the channels have a namespace, `asks` whether the listener asks clients for
+/// certificates.
 fn namespace(section: Section<'_, '_>, named: bool, asks: bool) -> Namespace {
     let namespace = Namespace {
         history_size: section.count("history_size", 0..=10_000),
