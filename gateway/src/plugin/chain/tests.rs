@@ -109,6 +109,20 @@ fn what_a_plugin_does_not_want_passes_it_by() {
 }
 
 #[test]
+fn an_allow_of_a_plugin_for_some_channels_opens_no_pattern_that_reaches_others() {
+    let interests = Interests {
+        channels: Some([Pattern::parse("chat:open.*").unwrap()].into()),
+        ..Interests::everything(ALL_HOOKS)
+    };
+    let steps = [Verdict::Allow, Verdict::Allow, Verdict::Deny(refusal(103))].map(say);
+    let script = Script { interests: Some(interests), steps: Mutex::new(steps.into()), ..Script::default() };
+    let mut bench = Bench::with([(Closed, script)]);
+    assert_eq!(bench.message(Kind::Subscribe, "chat:**"), Decision::Undecided(payload("p")));
+    assert_eq!(bench.message(Kind::Subscribe, "chat:open.*"), Decision::Allowed(payload("p")));
+    assert_eq!(bench.message(Kind::Subscribe, "chat:**"), Decision::Denied(refusal(103)));
+}
+
+#[test]
 fn the_last_accept_wins_and_later_plugins_see_the_one_before() {
     let accept = |user: &str| {
         let attributes = vec![("b".into(), user.into())];

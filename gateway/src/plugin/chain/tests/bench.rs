@@ -191,7 +191,7 @@ impl Bench {
     }
 
     pub(super) fn message(&mut self, kind: Kind, name: &str) -> Decision {
-        let channel = (!name.is_empty()).then(|| channel(name));
+        let channel = (!name.is_empty()).then(|| Channel::parse_subscription(name).unwrap());
         let mut message = Message {
             client: client(),
             content: MessageContent::new(kind, channel, Bytes::from_static(b"p")),
