@@ -7,6 +7,7 @@ mod deltas;
 pub mod emulation;
 mod patterns;
 pub mod signal;
+mod spread;
 mod survey;
 
 use std::cell::RefCell;
@@ -28,12 +29,12 @@ use crate::protocol::command::Position;
 use crate::protocol::filter::TagFilter;
 use crate::protocol::framing::FrameMaker;
 use crate::protocol::push::{Following, Form, Push, PushKind};
-use crate::protocol::tags::Tags;
 use class::Classes;
 use connection_handle::ConnectionHandle;
 use deltas::{Bases, DeltaState};
 use patterns::PatternIndex;
 use signal::Signal;
+use spread::Spread;
 
 /// The subscriptions and connections of one worker.
 pub struct Hub {
@@ -435,90 +436,6 @@ impl Admitted {
     fn classify(&self, classes: &mut Classes) {
         let client = self.client.borrow();
         self.handle.class.set(classes.acquire(|name| client.attributes.get(name).map(|value| &**value)));
-    }
-}
-
-/// A publication on its way to the subscribers of its channel.
-struct Spread<'a> {
-    channel: &'a Channel,
-    offset: u64,
-    epoch: &'a Arc<str>,
-    classes: &'a Classes,
-    maker: &'a FrameMaker,
-    /// `None` if nobody applies deltas.
-    following: Option<Following<'a>>,
-}
-
-impl Spread<'_> {
-    /// Queues it for the subscribers whose filter accepts its tags.
-    fn filtered(
-        &self,
-        subscribers: &mut Subscribers,
-        filters: Option<&Filters>,
-        tags: Option<&Tags>,
-        views: &mut impl Views,
-    ) -> Delivered {
-        match filters {
-            None => self.to(subscribers, views, |_| true),
-            Some(filters) => {
-                let wanted = |number: u64| filters.get(&number).is_none_or(|filter| filter.wants(tags));
-                self.to(subscribers, views, wanted)
-            }
-        }
-    }
-
-    /// Queues it for the subscribers that `wanted` selects by connection number. All others advance their
-    /// position too.
-    fn to(
-        &self,
-        subscribers: &mut Subscribers,
-        views: &mut impl Views,
-        wanted: impl Fn(u64) -> bool,
-    ) -> Delivered {
-        let mut delivered = Delivered::default();
-        for subscriber in subscribers.values_mut() {
-            let Subscriber { handle, form, position, delta, .. } = subscriber;
-            let next = position.next(self.offset, self.epoch);
-            let view = match next {
-                Next::Deliver | Next::Hold if wanted(handle.number) => {
-                    views.of(handle.class.get(), self.classes)
-                }
-                Next::Deliver | Next::Hold => {
-                    delivered.filtered += 1;
-                    None
-                }
-                Next::Known | Next::Gap => None,
-            };
-            let frame = view.map(|view| match &self.following {
-                Some(following) if *delta == DeltaState::InStep && following.is_of(view) => {
-                    following.frame(*form)
-                }
-                _ => view.frame(*form, self.maker),
-            });
-            let mut is_sent = false;
-            match next {
-                Next::Deliver => {
-                    if let Some(frame) = frame {
-                        let pushed = handle.push(frame);
-                        delivered.count(pushed);
-                        is_sent = pushed == Pushed::Sent;
-                    }
-                }
-                Next::Hold => {
-                    let at = Position { offset: self.offset, epoch: self.epoch.clone() };
-                    position.hold(Some(at), frame.unwrap_or(&Bytes::new()));
-                }
-                Next::Known => (),
-                Next::Gap => {
-                    delivered.gaps += 1;
-                    handle.signal(Signal::Gap(self.channel.clone()));
-                }
-            }
-            if let Some(following) = &self.following {
-                delta.pass(is_sent && view.is_some_and(|view| following.is_of(view)));
-            }
-        }
-        delivered
     }
 }
 

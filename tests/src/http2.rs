@@ -193,12 +193,7 @@ impl Http2Stream {
     pub async fn closed(&mut self) -> Closed {
         let mut last = Closed::WITHOUT_A_WORD;
         while let Some(message) = self.message().await {
-            let disconnect = message.pointer("/push/disconnect").or(message.pointer("/disconnect"));
-            if let Some(disconnect) = disconnect {
-                let code = disconnect["code"].as_u64().and_then(|code| code.try_into().ok());
-                let reason = disconnect["reason"].as_str().unwrap_or_default().to_owned();
-                last = Closed { code, reason };
-            }
+            last = Closed::said_by(&message).unwrap_or(last);
         }
         last
     }

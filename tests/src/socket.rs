@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
@@ -31,6 +32,13 @@ pub struct Closed {
 impl Closed {
     /// Ended without a close frame.
     pub const WITHOUT_A_WORD: Self = Self { code: None, reason: String::new() };
+
+    /// What the last message of a stream says; `None` if this is another message.
+    pub(crate) fn said_by(message: &Value) -> Option<Self> {
+        let disconnect = message.pointer("/push/disconnect").or(message.pointer("/disconnect"))?;
+        let code = disconnect["code"].as_u64().and_then(|code| code.try_into().ok());
+        Some(Self { code, reason: disconnect["reason"].as_str().unwrap_or_default().to_owned() })
+    }
 
     /// What a close frame says.
     pub(crate) fn parse(payload: &[u8]) -> Self {

@@ -12,7 +12,7 @@ mod rollback;
 mod status;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use self::loading::Loading;
 use self::prepare::{Means, Prepared, prepare};
-use self::state::{Closed, Slot, State};
+use self::state::{Slot, State};
 use self::version::{duplicate, load, self_test};
 use super::breaker::Hold;
 use super::chain::Chain;
@@ -319,30 +319,6 @@ impl Registry {
         self.loading.ended().await;
     }
 
-    /// Closed places, in the order of the chain. Each belongs to a file that was there at the start, could
-    /// not be loaded, and whose settings do not permit events without it: every event at this place is
-    /// refused.
-    pub fn closed(&self) -> Vec<ClosedPlace> {
-        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = |closed: &Closed| ClosedPlace {
-            file: closed.file.clone(),
-            error: LastError::new(&closed.error, closed.at, None),
-        };
-        published.state.closed.iter().map(place).collect()
-    }
-
-    /// Files in the folder that look like plugins but are none.
-    pub fn left_out(&self) -> Vec<LeftOutStatus> {
-        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = |left: &LeftOut| LeftOutStatus {
-            file: left.file.clone(),
-            code: left.error.code(),
-            message: left.error.message().into(),
-            closes: published.state.is_closed(&left.file),
-        };
-        published.state.left_out.iter().filter(|left| !left.fresh).map(status).collect()
-    }
-
     /// Whether the contents of the folder have become the chain at least once.
     pub fn has_begun(&self) -> bool {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
@@ -359,119 +335,6 @@ impl Registry {
             ((workers * 2 + waiting) as u64).saturating_mul(slot.version.limits.memory as u64)
         };
         published.state.slots.iter().map(of).sum()
-    }
-
-    /// Required plugins that do not run, each with the error of its file, if there is one.
-    pub fn missing(&self) -> Vec<(Box<str>, Option<ClosedPlace>)> {
-        let closed = self.closed();
-        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = &published.state;
-        let missing = self.required.iter().filter(|name| state.slot(name).is_none());
-        let why = |name: &str| {
-            let refused = state.refused.iter().find(|(_, refused)| &*refused.name == name);
-            let refused = refused.map(|(file, refused)| ClosedPlace {
-                file: file.clone(),
-                error: LastError::new(&refused.error, refused.at, Some(refused.digest)),
-            });
-            let place = state.closed.iter().position(|closed| &*closed.name == name);
-            refused.or_else(|| place.map(|place| closed[place].clone()))
-        };
-        missing.map(|name| (name.clone(), why(name))).collect()
-    }
-
-    /// Every plugin of the folder in the order of the chain, then those that are not live.
-    pub fn status(&self) -> Vec<PluginStatus> {
-        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = &published.state;
-        let counts =
-            |name: &str| state.counters.get(name).map(|counters| counters.read()).unwrap_or_default();
-        let kept =
-            |name: &str| state.records.get(name).map(|record| record.versions.clone()).unwrap_or_default();
-        let live = |slot: &Slot| LiveVersion {
-            about: slot.version.factory.about().clone(),
-            grants: slot.version.grants.clone(),
-            breaker: slot.version.breaker.position(),
-            breaker_held: slot.version.breaker.held(),
-            digest: slot.version.digest,
-            generation: slot.generation,
-            since: slot.since,
-        };
-        let slots = state.slots.iter().enumerate().map(|(order, slot)| {
-            let refused = state.refused.get(&slot.file);
-            PluginStatus {
-                name: slot.version.name.clone(),
-                file: slot.file.clone(),
-                order: Some(order),
-                state: slot.standing,
-                live: Some(live(slot)),
-                compiling: state.compiling_since(&slot.file),
-                last_error: refused
-                    .map(|refused| LastError::new(&refused.error, refused.at, Some(refused.digest))),
-                kept: kept(&slot.version.name),
-                counts: counts(&slot.version.name),
-            }
-        });
-        let serving: BTreeSet<&str> = state.slots.iter().map(|slot| &*slot.file).collect();
-        let refused = state.refused.iter().filter(|(file, _)| !serving.contains(&***file));
-        let refused = refused.map(|(file, refused)| PluginStatus {
-            name: refused.name.clone(),
-            file: file.clone(),
-            order: None,
-            state: match state.compiling_since(file) {
-                _ if state.is_closed(file) => PluginState::Closed,
-                Some(_) => PluginState::Compiling,
-                None => PluginState::Refused,
-            },
-            live: None,
-            compiling: state.compiling_since(file),
-            last_error: Some(LastError::new(&refused.error, refused.at, Some(refused.digest))),
-            kept: if state.slot(&refused.name).is_none() { kept(&refused.name) } else { Vec::new() },
-            // A second file of the same name has no counters.
-            counts: if state.slot(&refused.name).is_none() {
-                counts(&refused.name)
-            } else {
-                Default::default()
-            },
-        });
-        let closed = state.closed.iter().filter(|closed| !state.refused.contains_key(&closed.file));
-        let closed = closed.map(|closed| PluginStatus {
-            name: closed.name.clone(),
-            file: closed.file.clone(),
-            order: None,
-            state: PluginState::Closed,
-            live: None,
-            compiling: state.compiling_since(&closed.file),
-            last_error: Some(LastError::new(&closed.error, closed.at, None)),
-            kept: kept(&closed.name),
-            counts: counts(&closed.name),
-        });
-        let first = state.compiling.iter().filter(|compiling| {
-            let file = &compiling.file;
-            !serving.contains(&**file) && !state.refused.contains_key(file) && !state.is_closed(file)
-        });
-        let first = first.map(|compiling| PluginStatus {
-            name: compiling.name.clone(),
-            file: compiling.file.clone(),
-            order: None,
-            state: PluginState::Compiling,
-            live: None,
-            compiling: Some(compiling.since),
-            last_error: None,
-            kept: kept(&compiling.name),
-            counts: counts(&compiling.name),
-        });
-        let removed = published.removed.iter().map(|slot| PluginStatus {
-            name: slot.version.name.clone(),
-            file: slot.file.clone(),
-            order: None,
-            state: PluginState::Removed,
-            live: None,
-            compiling: None,
-            last_error: None,
-            kept: kept(&slot.version.name),
-            counts: counts(&slot.version.name),
-        });
-        slots.chain(refused).chain(closed).chain(first).chain(removed).collect()
     }
 
     /// Sets the override of a plugin's breaker. False if no plugin of this name is live. Later versions
