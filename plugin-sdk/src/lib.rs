@@ -122,6 +122,7 @@ pub mod kv;
 pub mod http;
 pub mod log;
 pub mod rate;
+pub mod secret;
 pub mod settings;
 pub mod units;
 

@@ -429,6 +429,7 @@ fn the_secret_of_an_upstream_comes_from_elsewhere_and_is_not_shown() {
     let environment = |name: &str| match name {
         "KEY" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
         "SHORT" => Some("correct-horse".to_owned()),
+        "PADDED" => Some("correct-horse00000000000000".to_owned()),
         "BARE" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAB".to_owned()),
         "BROKEN" => Some("whsec_correct*horse*battery*staple".to_owned()),
         _ => None,
@@ -449,6 +450,7 @@ fn the_secret_of_an_upstream_comes_from_elsewhere_and_is_not_shown() {
     for (secret, word) in [
         ("env:NONE", "NONE, which is not set"),
         ("env:SHORT", "13 bytes"),
+        ("env:PADDED", "13 bytes without padding and repetition"),
         ("env:BROKEN", "base64"),
         ("file:missing", "cannot be read"),
         ("correct-horse-battery-staple", "a secret in the file"),

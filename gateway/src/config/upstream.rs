@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use gateway_plugin_grammar::secret::strength_bytes;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -129,6 +130,10 @@ fn secret(
     };
     if !KEY_BYTES.contains(&key.len()) {
         return Err(invalid(format!("a secret of {} bytes", key.len())));
+    }
+    let counted = strength_bytes(&key);
+    if counted < *KEY_BYTES.start() {
+        return Err(invalid(format!("a secret of {counted} bytes without padding and repetition")));
     }
     Ok(Some(SigningKey(key.into())))
 }

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_key_id_stands_in_the_header() {
-        let key = Key::secret("HS512", &[7; 64]).expect("long enough");
+        let secret: Vec<u8> = (0..64).collect();
+        let key = Key::secret("HS512", &secret).expect("long enough");
         let token = Signer::new(key, Some("2026-11".into())).token(&Claims::default()).expect("signed");
         let header = token.split('.').next().expect("a header");
         assert_eq!(decoded(header), json!({"alg": "HS512", "typ": "JWT", "kid": "2026-11"}));

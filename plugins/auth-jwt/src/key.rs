@@ -2,6 +2,7 @@
 //! crates.
 
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use gateway_plugin_sdk::secret::strength_bytes;
 use hmac::{Hmac, Mac};
 use rsa::pkcs8::DecodePublicKey as _;
 use rsa::traits::PublicKeyParts as _;
@@ -67,10 +68,15 @@ impl Key {
         }
 
         let (name, least) = (algorithm.name(), algorithm.secret_bytes_min());
-        if secret.len() < least {
-            let has = secret.len();
+        let (has, count) = (secret.len(), strength_bytes(secret));
+        if count < least {
+            let of_them = if has < least {
+                String::new()
+            } else {
+                format!(", but {count} without padding and repetition")
+            };
             return Err(format!(
-                "has {has} bytes: {name} needs at least {least} (`openssl rand -base64 {}` makes a good one)",
+                "has {has} bytes{of_them}: {name} needs at least {least} (`openssl rand -base64 {}` makes a good one)",
                 least + least / 2
             ));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
+use gateway_plugin_grammar::secret::strength_bytes;
 use hmac::{Hmac, Mac};
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, RsaEncoding, RsaKeyPair};
@@ -50,9 +51,9 @@ impl Key {
             }
         };
         ensure!(
-            secret.len() >= least,
-            "the secret has {} bytes and {algorithm} needs at least {least}",
-            secret.len()
+            strength_bytes(secret) >= least,
+            "the secret has {} bytes without padding and repetition and {algorithm} needs at least {least}",
+            strength_bytes(secret)
         );
         let kind = kind.map_err(|error| anyhow!("failed to use the secret: {error}"))?;
         Ok(Self { algorithm, kind })
@@ -160,9 +161,15 @@ mod tests {
     #[test]
     fn a_secret_is_as_long_as_the_hash() {
         for (algorithm, least) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
-            assert!(Key::secret(algorithm, &vec![1; least]).is_ok(), "{algorithm}");
-            let error = Key::secret(algorithm, &vec![1; least - 1]).expect_err("too short").to_string();
-            assert!(error.contains(&format!("{algorithm} needs at least {least}")), "{error}");
+            let long: Vec<u8> = (1..=least as u8).collect();
+            assert!(Key::secret(algorithm, &long).is_ok(), "{algorithm}");
+            let padded = [&long[1..], &[0; 40]].concat();
+            for short in [&long[1..], &padded] {
+                let error = Key::secret(algorithm, short).expect_err("too short").to_string();
+                let has = format!("has {} bytes", least - 1);
+                assert!(error.contains(&has), "{error}");
+                assert!(error.contains(&format!("{algorithm} needs at least {least}")), "{error}");
+            }
         }
     }
 

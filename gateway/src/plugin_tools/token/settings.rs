@@ -287,7 +287,7 @@ mod tests {
             "[[config.issuers]]\nissuer = \"a\"\nkeys = [{{ kid = \"1\", secret = {SECRET:?} }}]\n\
              [[config.issuers]]\nissuer = \"b\"\nkeys = [{{ kid = \"1\", secret = {SECRET:?} }}, \
              {{ kid = \"2\", algorithm = \"HS512\", secret_hex = \"{}\" }}]",
-            "07".repeat(64)
+            (0..64).map(|byte| format!("{byte:02x}")).collect::<String>()
         );
         let settings = settings(&text);
         let (_, claims) = token(&settings, &options()).expect("the first");
@@ -322,7 +322,7 @@ mod tests {
             "[config]\nissuer = \"login\"\nsecret = {SECRET:?}\ntoken_channels = [\"*\"]\n\
              [[config.subscription_issuers]]\nissuer = \"rooms\"\n\
              keys = [{{ algorithm = \"HS512\", secret_hex = \"{}\" }}]",
-            "07".repeat(64)
+            (0..64).map(|byte| format!("{byte:02x}")).collect::<String>()
         );
         let settings = settings(&text);
         let (header, claims) = token(&settings, &options()).expect("of a connection");

@@ -57,6 +57,34 @@ fn secrets_are_long_and_well_spelt() {
 }
 
 #[test]
+fn a_short_secret_does_not_become_long_with_padding() {
+    let padded = |count: usize| {
+        format!(
+            "has 32 bytes, but {count} without padding and repetition: HS256 needs at least 32 (`openssl rand \
+             -base64 48` makes a good one)"
+        )
+    };
+    for (secret, count) in [
+        (&b"secret\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..], 6),
+        (b"secret                          ", 6),
+        (b"00000000000000000000000000secret", 6),
+        (b"secret==secret==secret==secret==", 8),
+        (&[0; 32], 0),
+    ] {
+        let text = String::from_utf8_lossy(secret);
+        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        check(&json!({"secret": text}), &format!("`secret` {}", padded(count)));
+        check(
+            &json!({"secret_base64": STANDARD.encode(secret)}),
+            &format!("`secret_base64` {}", padded(count)),
+        );
+        check(&json!({"secret_hex": hex}), &format!("`secret_hex` {}", padded(count)));
+        let jwk = json!({"kty": "oct", "alg": "HS256", "k": base64(secret)});
+        check_key(&json!({"jwk": jwk}), &format!("`keys[0].jwk` {}", padded(count)));
+    }
+}
+
+#[test]
 fn a_key_has_one_algorithm_and_it_fits() {
     let names = "HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA";
     for algorithm in ["none", "None", "", "hs256", "ES256K", "RS1"] {
