@@ -19,6 +19,8 @@ const ATTRIBUTE_BYTES_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Profile {
     pub(crate) user: ClaimPath,
+    /// Whether a token without this claim is refused. Otherwise its client is anonymous.
+    pub(crate) user_required: bool,
     pub(crate) info: ClaimPath,
     pub(crate) data: ClaimPath,
     pub(crate) channels: ClaimPath,
@@ -29,7 +31,7 @@ pub(crate) struct Profile {
 impl Profile {
     /// The client that a good token admits.
     pub(crate) fn identify(&self, claims: &Claims) -> Result<(String, Connect), Rejected> {
-        let user = claims.user(&self.user)?;
+        let user = self.user(claims)?;
         let mut connect = Connect::accept(user.clone()).channels(self.channels(claims)?);
         // `null` says nothing here.
         let json = |path| claims.get(path).filter(|value| !value.is_null());
@@ -50,6 +52,14 @@ impl Profile {
             connect = connect.attribute(name, value);
         }
         Ok((user, connect))
+    }
+
+    /// The user of a good token; empty for an anonymous client.
+    pub(crate) fn user(&self, claims: &Claims) -> Result<String, Rejected> {
+        if !self.user_required && claims.get(&self.user).is_none() {
+            return Ok(String::new());
+        }
+        claims.user(&self.user)
     }
 
     fn channels<'c>(&self, claims: &'c Claims) -> Result<Vec<&'c str>, Rejected> {

@@ -190,7 +190,7 @@ impl AuthJwt {
         let moment = Moment { now: event.now(), may_fetch: false };
         let (claims, token_ends) = self.read(Purpose::Subscription, token, moment)?;
         let expires = self.rules.check_expire_at(&claims, event.now())?.unwrap_or(token_ends);
-        let user = claims.user(&self.profile.user)?;
+        let user = self.profile.user(&claims)?;
         subscription::check(&claims, &user, event.user(), event.channel())?;
         Ok(expires)
     }

@@ -72,6 +72,8 @@ pub struct Settings {
     required_values: BTreeMap<ClaimPath, Value>,
 
     user_claim: Option<ClaimPath>,
+    #[serde(default)]
+    allow_without_user: bool,
     info_claim: Option<ClaimPath>,
     data_claim: Option<ClaimPath>,
     channels_claim: Option<ClaimPath>,
@@ -123,6 +125,7 @@ impl Settings {
         let errors = Errors::default();
         let profile = Profile {
             user: self.user_claim.unwrap_or_else(|| ClaimPath::new("sub")),
+            user_required: !self.allow_without_user,
             info: self.info_claim.unwrap_or_else(|| ClaimPath::new("info")),
             data: self.data_claim.unwrap_or_else(|| ClaimPath::new("data")),
             channels: self.channels_claim.unwrap_or_else(|| ClaimPath::new("channels")),

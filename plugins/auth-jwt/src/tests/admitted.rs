@@ -105,6 +105,30 @@ fn users_have_any_name_but_no_control_characters() {
 }
 
 #[test]
+fn a_token_without_a_user_is_an_anonymous_client_where_the_settings_permit_it() {
+    let nobody = json!({"exp": NOW + 60, "channels": ["news"]});
+    check_refused(&token(&nobody), "claim `sub` is missing");
+    let mut kit = kit_with(json!({"secret": SECRET, "leeway": 0, "allow_without_user": true}));
+    let anonymous = Connect::accept("").channel("news").expires_at(NOW + 60);
+    assert_eq!(kit.connect(&token(&nobody)).verdict, anonymous);
+    check_admitted(&mut kit, &good(), "42");
+    // What is there has to be right, and the rest of the token as well.
+    for sub in [json!(null), json!(42), json!(["42"])] {
+        let wrong = "claim `sub` has the wrong type or a value out of range";
+        check_refused_by(&mut kit, &token(&json!({"sub": sub, "exp": NOW + 60})), wrong);
+    }
+    check_refused_by(&mut kit, &token(&json!({})), "claim `exp` is missing");
+    let late = token(&json!({"exp": NOW - 1}));
+    assert_eq!(kit.connect(&late).verdict, Connect::refuse(109, "token expired"));
+    let forged = sign_with(b"another secret of thirty-two bytes..", HEADER, &nobody.to_string());
+    check_refused_by(&mut kit, &forged, "the signature is wrong");
+    assert_eq!(kit.connect("").verdict, Connect::pass(), "no token is not a token without a user");
+    let mut elsewhere =
+        kit_with(json!({"secret": SECRET, "user_claim": "/account/id", "allow_without_user": true}));
+    check_admitted(&mut elsewhere, &good(), "");
+}
+
+#[test]
 fn a_secret_may_be_given_in_other_spellings() {
     let hex: String = SECRET.bytes().map(|byte| format!("{byte:02X}")).collect();
     for settings in [json!({"secret_base64": STANDARD.encode(SECRET)}), json!({"secret_hex": hex})] {

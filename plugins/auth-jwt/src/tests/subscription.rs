@@ -194,8 +194,19 @@ fn refreshes_in_other_channels_are_none_of_ours() {
 }
 
 #[test]
+fn a_subscription_token_without_a_user_is_for_anonymous_clients() {
+    let nobody = token(&json!({"exp": NOW + 60, "channel": "private:1"}));
+    check_denied(&nobody, "claim `sub` is missing");
+    let settings = json!({"secret": SECRET, "token_channels": ["private:*"], "allow_without_user": true});
+    let mut kit = kit_with(settings);
+    assert_eq!(subscribe(&mut kit, &nobody).0, Verdict::deny(103, "permission denied"), "ann is somebody");
+    let subscribing = kit.connection("c2").message(Kind::Subscribe).channel("private:1").token(&nobody);
+    assert_eq!(subscribing.send().verdict, Verdict::allow());
+}
+
+#[test]
 fn subscription_tokens_may_have_keys_of_their_own() {
-    let own = "b".repeat(32);
+    let own = "the secret of whoever makes the rooms";
     let mut kit = kit_with(json!({
         "secret": SECRET,
         "token_channels": ["private:*"],
@@ -207,14 +218,14 @@ fn subscription_tokens_may_have_keys_of_their_own() {
     let mut claims = pass();
     claims["iss"] = json!("rooms");
     claims["aud"] = json!("chat");
-    assert_eq!(subscribe(&mut kit, &sign(&own, &claims)).0, Verdict::allow());
+    assert_eq!(subscribe(&mut kit, &sign(own, &claims)).0, Verdict::allow());
     let denied = Verdict::deny(103, "permission denied");
     let refused = |why: &str| (denied.clone(), format!("subscription token refused: {why}"));
     assert_eq!(subscribe(&mut kit, &sign(SECRET, &claims)), refused("the signature is wrong"));
     assert_eq!(subscribe(&mut kit, &sign(SECRET, &pass())), refused("claim `iss` is not an expected issuer"));
     claims["aud"] = json!("games");
     assert_eq!(
-        subscribe(&mut kit, &sign(&own, &claims)),
+        subscribe(&mut kit, &sign(own, &claims)),
         refused("claim `aud` does not name the expected audience")
     );
     // Nor do these keys open connections.
