@@ -6,6 +6,7 @@
 mod external;
 mod error;
 mod origin;
+mod personal;
 mod proxies;
 mod read;
 mod redis;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use error::{ConfigError, ConfigErrors};
 pub(crate) use origin::http_origin;
+pub use personal::PersonalChannel;
 pub use proxies::{Proxies, Tell};
 pub use secret::{Secret, SigningKey};
 
@@ -245,6 +247,8 @@ impl Limits {
 pub struct Client {
     /// Whether a client that no plugin accepted is admitted without a user.
     pub anonymous: bool,
+    /// The channel of its own user to which each client is subscribed.
+    pub personal_channel: PersonalChannel,
     /// Time between pings, in whole seconds.
     pub ping_interval: Duration,
     /// Time to answer a ping; less than `ping_interval`.
@@ -326,6 +330,8 @@ pub struct Namespace {
     pub recovery: bool,
     /// Which of them.
     pub recovery_mode: RecoveryMode,
+    /// Whether clients without a position get the latest one; only with [`RecoveryMode::Cache`].
+    pub latest_on_subscribe: bool,
     /// Whether the members of a channel are tracked.
     pub presence: bool,
     /// Whether subscribers may receive joins and leaves.

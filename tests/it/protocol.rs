@@ -12,6 +12,7 @@ mod fuzz;
 mod http2;
 mod malformed;
 mod nothing_lost;
+mod personal;
 mod protobuf;
 mod raw;
 mod recovered;

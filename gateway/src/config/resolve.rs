@@ -46,7 +46,7 @@ pub(super) fn resolve(
         listen,
         handshake: handshake(&document),
         limits,
-        client: client(&document),
+        client: client(&document, &namespaces),
         compression: compression(&document),
         fallbacks: Fallbacks { enabled: enabled(&document, "fallbacks") },
         unidirectional: Unidirectional { enabled: enabled(&document, "unidirectional") },
@@ -261,10 +261,11 @@ fn rate(section: &Section<'_, '_>, per_second: &'static str, burst: &'static str
     Rate { per_second: number(per_second, 0), burst: number(burst, 1) }
 }
 
-fn client(document: &Document<'_>) -> Client {
+fn client(document: &Document<'_>, namespaces: &Namespaces) -> Client {
     let section = document.section("client");
     let client = Client {
         anonymous: section.flag("anonymous"),
+        personal_channel: personal::personal_channel(&section, namespaces),
         ping_interval: section.duration("ping_interval", SECOND..=10 * MINUTE),
         pong_timeout: section.duration("pong_timeout", 100..=5 * MINUTE),
         expiry_grace: section.duration("expiry_grace", 0..=10 * MINUTE),
@@ -340,6 +341,7 @@ fn namespace(section: Section<'_, '_>, named: bool, asks: bool) -> Namespace {
         idempotency_ttl: section.duration("idempotency_ttl", SECOND..=DAY),
         recovery: section.flag("recovery"),
         recovery_mode: recovery_mode(&section),
+        latest_on_subscribe: section.flag("latest_on_subscribe"),
         presence: section.flag("presence"),
         join_leave: section.flag("join_leave"),
         force_push_join_leave: section.flag("force_push_join_leave"),
@@ -379,6 +381,13 @@ fn namespace(section: Section<'_, '_>, named: bool, asks: bool) -> Namespace {
             &["recovery_mode", "recovery"],
             "a mode of a recovery that there is not",
             "\"stream\", or `recovery = true`",
+        );
+    }
+    if namespace.latest_on_subscribe && namespace.recovery_mode != RecoveryMode::Cache {
+        section.conflict(
+            &["latest_on_subscribe", "recovery_mode"],
+            "true where more than the latest publication counts",
+            "false, or `recovery_mode = \"cache\"`",
         );
     }
     if namespace.min_replicas > 0 && !has_history {

@@ -104,6 +104,8 @@ fn every_key_reaches_its_own_field() {
         channels_per_connection_max = 20
         [client]
         anonymous = true
+        personal_channel = true
+        personal_channel_namespace = "inbox"
         ping_interval = "21s"
         pong_timeout = "2200ms"
         expiry_grace = "0s"
@@ -129,6 +131,7 @@ fn every_key_reaches_its_own_field() {
         idempotency_ttl = "46s"
         recovery = true
         recovery_mode = "cache"
+        latest_on_subscribe = true
         presence = true
         join_leave = true
         force_push_join_leave = true
@@ -140,6 +143,7 @@ fn every_key_reaches_its_own_field() {
         allow_publish = "subscribers"
         allow_history = "anyone"
         allow_presence = "users"
+        [namespaces.inbox]
         [memory]
         channels_max = 28
         patterns_max = 31
@@ -186,7 +190,7 @@ fn every_key_reaches_its_own_field() {
     let shipped = Config::default().namespaces.default;
     let files =
         |certificate: &str, key: &str| CertificateFiles { certificate: certificate.into(), key: key.into() };
-    let expected = Config {
+    let mut expected = Config {
         listen: Listen {
             address: "[::1]:9000".parse().unwrap(),
             workers: 3,
@@ -235,6 +239,7 @@ fn every_key_reaches_its_own_field() {
         },
         client: Client {
             anonymous: true,
+            personal_channel: PersonalChannel::Namespace("inbox".into()),
             ping_interval: Duration::from_secs(21),
             pong_timeout: Duration::from_millis(2200),
             expiry_grace: Duration::ZERO,
@@ -262,6 +267,7 @@ fn every_key_reaches_its_own_field() {
                     idempotency_ttl: Duration::from_secs(46),
                     recovery: true,
                     recovery_mode: RecoveryMode::Cache,
+                    latest_on_subscribe: true,
                     presence: true,
                     join_leave: true,
                     force_push_join_leave: true,
@@ -326,6 +332,7 @@ fn every_key_reaches_its_own_field() {
             users: LogUsers::Hashed,
         },
     };
+    expected.namespaces.named.insert("inbox".into(), shipped);
     assert_eq!(Config::parse(text, "a.toml"), Ok(expected));
 }
 

@@ -68,6 +68,15 @@ impl Channel {
         if user.is_empty() { None } else { Self::parse(&format!("#{user}")).ok() }
     }
 
+    /// The channel of a user in a namespace, such as `personal:#42`. `None` for an anonymous client.
+    ///
+    /// # Errors
+    ///
+    /// If the id of the user cannot be a part of a channel.
+    pub fn of_user_in(namespace: &str, user: &str) -> Option<Result<Self, InvalidChannel>> {
+        if user.is_empty() { None } else { Some(Self::parse(&format!("{namespace}:#{user}"))) }
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -128,6 +137,18 @@ mod tests {
         let channel = Channel::of_user("jane doe").expect("an address");
         assert_eq!(channel.target(), Target::User("jane doe"));
         assert_eq!(parse("##42").target(), Target::User("#42"));
+    }
+
+    #[test]
+    fn a_user_has_a_channel_in_a_namespace_if_the_name_permits_it() {
+        let of = |user: &str| Channel::of_user_in("inbox", user);
+        let channel = of("42").expect("a user").expect("a channel");
+        assert_eq!((channel.as_str(), channel.target()), ("inbox:#42", Target::Channel));
+        assert_eq!(channel.namespace(), Some("inbox"));
+        assert_eq!(of("a:b").expect("a user").expect("a channel").namespace(), Some("inbox"));
+        assert_eq!(of(""), None);
+        assert_eq!(of("jane doe"), Some(Err(InvalidChannel::Character)));
+        assert_eq!(of(&"x".repeat(249)), Some(Err(InvalidChannel::TooLong)));
     }
 
     #[test]

@@ -145,6 +145,23 @@ async fn the_latest_is_enough_where_only_it_counts() {
 }
 
 #[tokio::test]
+async fn the_channel_of_a_user_comes_by_itself() {
+    let rules = "history_size = 10\nrecovery = true\n";
+    let namespace = "personal_channel_namespace = 'inbox'\n";
+    let (address, inbox) = (format!("[channel]\n{rules}"), format!("{namespace}[namespaces.inbox]\n{rules}"));
+    for (channel, rules) in [("#ann", address), ("inbox:#ann", inbox)] {
+        let config = format!("[client]\npersonal_channel = true\n{rules}");
+        let all = TRANSPORTS.map(async |(transport, encoding)| {
+            let script = node("personal.mjs").env("SECRET", token::SECRET).env("ENCODING", encoding);
+            let script = script.env("TRANSPORT", transport).env("CHANNEL", channel);
+            let done = steps(script, &config, ROUTER).await;
+            assert_eq!(done, ["subscribed", "recovered"], "{channel} over {transport} in {encoding}");
+        });
+        join_all(all).await;
+    }
+}
+
+#[tokio::test]
 async fn tokens_are_replaced_refreshed_and_rejected() {
     assert_eq!(scenario("tokens.mjs", ROUTER).await, ["replaced", "refreshed", "rejected"]);
 }

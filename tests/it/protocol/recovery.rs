@@ -1,6 +1,6 @@
 //! A client that comes back gets what it missed, or is told that it cannot.
 
-use gateway_tests::{Client, Gateway, Redis, token};
+use gateway_tests::{Client, Gateway, Redis, Stream, token};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "
@@ -252,4 +252,32 @@ async fn the_latest_comes_with_the_connect_reply_and_through_a_filter() {
     let subscribe = json!({ "channel": "news:1", "recover": true, "tf": filter });
     let subscribed = client.ask("subscribe", subscribe).await.unwrap();
     assert_eq!(payloads(&subscribed), [2], "the newest that the client wants");
+}
+
+#[tokio::test]
+async fn every_subscribe_brings_the_latest_where_the_namespace_says_so() {
+    let config = [LATEST, "latest_on_subscribe = true\n[unidirectional]\nenabled = true"].concat();
+    let gateway = Gateway::with(&config).plugin("10-auth-jwt", "auth-jwt", &token::settings()).start().await;
+    publish(&gateway, 1..=3).await;
+    let mut client = Client::connect(&gateway).await;
+    let subscribed = client.subscribe("news:1").await;
+    assert_eq!((payloads(&subscribed), &subscribed["recovered"]), (vec![3], &json!(true)));
+    let nothing = client.subscribe("news:nothing").await;
+    assert_eq!((payloads(&nothing), nothing["recovered"] == true), (vec![], false));
+    // Not a second time for a client that has it.
+    let mut returned = Client::connect(&gateway).await;
+    let since = Position::of(&subscribed);
+    let since = Position { offset: 3, ..since }.recover("news:1");
+    assert!(payloads(&returned.ask("subscribe", since).await.unwrap()).is_empty());
+    // The subscriptions of the server have it too: those of a token, and those of the API.
+    let connect = json!({ "token": token::with("ann", json!({ "channels": ["news:1"] })) });
+    let ann = Client::connect_with(&gateway, connect.clone()).await;
+    assert_eq!(payloads(&ann.hello["subs"]["news:1"]), [3]);
+    let sse = Stream::get(gateway.address(), "/connection/uni_sse", &[], &connect.to_string()).await;
+    let hello = sse.expect("a stream").message().await.expect("a push");
+    assert_eq!(payloads(&hello["connect"]["subs"]["news:1"]), [3]);
+    let mut bob = Client::connect_as(&gateway, "bob").await;
+    gateway.post("/api/subscribe", &json!({ "user": "bob", "channel": "news:1" })).await.ok();
+    assert!(bob.push().await["subscribe"].is_object());
+    assert_eq!(bob.publication("news:1").await["data"], 3);
 }

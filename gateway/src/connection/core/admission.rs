@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Admitting, Core, Effects, State, fail, is_reply_code};
 use crate::clock::Now;
+use crate::config::PersonalChannel;
 use crate::connection::effect::Effect;
 use crate::connection::event::Subscriber;
 use crate::plugin::verdict::{Admission, Identity, Refusal};
@@ -55,6 +56,13 @@ impl Core {
                 return fail(id, ReplyError::INTERNAL, effects);
             }
         };
+        let channels = match self.channels_of(&identity) {
+            Ok(channels) => channels,
+            Err(why) => {
+                let close = Close::custom(Close::PERMISSION_DENIED.code, &why);
+                return self.end(close, CloseCause::Other, effects);
+            }
+        };
         let ttl = match self.expire_at(now, identity.expires_at) {
             Ok(ttl) => ttl,
             Err(_) if !self.encoding.has_replies() => {
@@ -67,7 +75,6 @@ impl Core {
         };
         self.authenticated = !identity.user.is_empty();
         self.user = identity.user.clone();
-        let channels = identity.channels.clone();
         let data = identity.data.clone();
         effects.push_back(Effect::Admit(identity));
         self.state =
@@ -78,6 +85,26 @@ impl Core {
         for channel in channels {
             self.subscribe_by_server(now, channel, Subscriber::Identity, None, effects);
         }
+    }
+
+    /// The channels to which a client is subscribed when it connects. The channel of its user comes first, so
+    /// that it has a place whatever the plugins list.
+    ///
+    /// # Errors
+    ///
+    /// If the user has a name that no channel can have. Without its channel a client would miss what is sent
+    /// there, and nobody would notice.
+    fn channels_of(&self, identity: &Identity) -> Result<Vec<Channel>, String> {
+        let own = match &self.config.client.personal_channel {
+            PersonalChannel::None => None,
+            PersonalChannel::Address => Channel::of_user(&identity.user),
+            PersonalChannel::Namespace(namespace) => {
+                let channel = Channel::of_user_in(namespace, &identity.user).transpose();
+                channel.map_err(|why| format!("the user has no personal channel: {why}"))?
+            }
+        };
+        let listed = identity.channels.iter().filter(|channel| own.as_ref() != Some(*channel));
+        Ok(own.iter().chain(listed).cloned().collect())
     }
 
     pub(super) fn refuse(&mut self, id: u32, refusal: &Refusal, effects: &mut Effects) {

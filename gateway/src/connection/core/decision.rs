@@ -123,6 +123,7 @@ impl Core {
             ) => {
                 let rules = self.config.namespaces.of(&channel);
                 let forced = rules.is_some_and(|rules| rules.force_push_join_leave);
+                let recover = recover.or_else(|| self.wants_latest(&channel));
                 effects.push_back(Effect::Subscribe {
                     channel,
                     by: Subscriber::Client { id, reject_unrecovered },

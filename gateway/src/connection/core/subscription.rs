@@ -12,6 +12,7 @@ use crate::connection::event::Subscriber;
 use crate::plugin::verdict::Expiry;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError, Unsubscribe};
+use crate::protocol::command::Position;
 use crate::protocol::reply::{Reply, Subscribed};
 use crate::telemetry::metrics::CloseCause;
 
@@ -60,7 +61,15 @@ impl Core {
             && self.deltas.binary_search(&channel).is_ok()
             && self.makes_deltas(&channel);
         let filter = None;
+        let recover = recover.or_else(|| self.wants_latest(&channel));
         effects.push_back(Effect::Subscribe { channel, by, recover, join_leave, filter, delta, options });
+    }
+
+    /// The position of a client that has none, in a channel where each subscribe brings the latest
+    /// publication: before everything that is kept.
+    pub(super) fn wants_latest(&self, channel: &Channel) -> Option<Position> {
+        let rules = self.config.namespaces.of(channel)?;
+        rules.latest_on_subscribe.then(|| Position { offset: 0, epoch: "".into() })
     }
 
     pub(super) fn on_subscribed(

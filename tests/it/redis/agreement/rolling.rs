@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SUBSCRIBERS_PER_NODE: usize = 4;
 
 /// Every rule, as it is and as it is changed to. Only with `recovery_mode` clients would miss something,
-/// and `client_certificate` needs TLS.
+/// `latest_on_subscribe` needs its other value, and `client_certificate` needs TLS.
 const RULES: [(&str, &str, &str); 15] = [
     ("history_size", "1000", "10"),
     ("history_ttl", "'1h'", "'2s'"),

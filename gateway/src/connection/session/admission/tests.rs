@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod personal;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -29,7 +31,7 @@ use crate::plugin::verdict::{ConnectVerdict, Effect as PluginEffect, Verdict};
 use crate::plugin::{Chain, Link, Plugin};
 use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
-use crate::protocol::{Encoding, Framing};
+use crate::protocol::{Encoding, Framing, WireFormat};
 use crate::telemetry::metrics::Metrics;
 
 /// A plugin on the asynchronous pool, and the users and tokens of its calls.
@@ -84,6 +86,7 @@ impl Factory for Waiting {
 /// A worker with one client and a chain of two plugins on the asynchronous pool.
 struct World {
     worker: Rc<WorkerState>,
+    inbox: Arc<Inbox>,
     session: Session,
     tokens: Arc<Mutex<Vec<String>>>,
     at: Duration,
@@ -93,35 +96,38 @@ struct World {
 impl World {
     fn new() -> Self {
         let text = "handshake.deadline = '10s'\n[namespaces.chat]\nallow_subscribe = 'users'";
+        let mut world = Self::with(text, Encoding::Json.over(Framing::WebSocket));
+        world.swap();
+        world
+    }
+
+    /// A client in this format, and no plugin yet.
+    fn with(text: &str, format: WireFormat) -> Self {
         let config = Arc::new(Config::parse(text, "test").unwrap());
         let ids = ConnectionIds::new(7);
-        let inboxes: Arc<[_]> = Arc::new([Arc::new(Inbox::new(1000))]);
-        let backplane = Arc::new(Memory::new(inboxes, ids, &config.memory, 7));
+        let inbox = Arc::new(Inbox::new(1000));
+        let backplane = Arc::new(Memory::new([inbox.clone()].into(), ids, &config.memory, 7));
         let worker = Rc::new(WorkerState::new(0, config, Hub::new(ids), backplane, Metrics::new(1)));
-        let id = ids.id(1, 1);
-        let encoding = Encoding::Json;
-        let handle = Rc::new(ConnectionHandle::new(
-            1,
-            id.clone(),
-            encoding.over(Framing::WebSocket),
-            1 << 20,
-            &worker.unflushed,
-        ));
+        let session = Self::session(&worker, 1, format);
+        Self { worker, inbox, session, tokens: Arc::default(), at: Duration::ZERO, generation: 0 }
+    }
+
+    /// A connection with this number.
+    fn session(worker: &Rc<WorkerState>, number: u64, format: WireFormat) -> Session {
+        let id = ConnectionIds::new(7).id(number, 1);
+        let handle = Rc::new(ConnectionHandle::new(number, id.clone(), format, 1 << 20, &worker.unflushed));
         let client = Client {
-            number: 1,
+            number,
             id,
             user: Arc::default(),
-            protocol: encoding.protocol_name(),
+            protocol: format.encoding.protocol_name(),
             address: Ipv4Addr::LOCALHOST.into(),
             headers: Arc::new([]),
             attributes: BTreeMap::new(),
         };
         worker.metrics().opened("test", client.address);
         let now = Now { at: Duration::ZERO, unix: 1_700_000_000_000 };
-        let session = Session::new(worker.clone(), handle, client, now, 0);
-        let mut world = Self { worker, session, tokens: Arc::default(), at: Duration::ZERO, generation: 0 };
-        world.swap();
-        world
+        Session::new(worker.clone(), handle, client, now, 0)
     }
 
     /// Replaces the chain by one of the same plugins.
