@@ -77,6 +77,15 @@ impl Channel {
         if user.is_empty() { None } else { Some(Self::parse(&format!("{namespace}:#{user}"))) }
     }
 
+    /// Whether everything here is for one user or one connection: an address, or a channel such as
+    /// `personal:#42`.
+    pub fn is_of_one(&self) -> bool {
+        match self.target() {
+            Target::User(_) | Target::Connection(_) => true,
+            Target::Channel => self.0.split_once(':').is_some_and(|(_, name)| name.starts_with('#')),
+        }
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -144,6 +153,8 @@ mod tests {
         let of = |user: &str| Channel::of_user_in("inbox", user);
         let channel = of("42").expect("a user").expect("a channel");
         assert_eq!((channel.as_str(), channel.target()), ("inbox:#42", Target::Channel));
+        assert!(channel.is_of_one() && Channel::parse("#a:b").is_ok_and(|user| user.is_of_one()));
+        assert!(!Channel::parse("inbox:4#2").is_ok_and(|shared| shared.is_of_one()));
         assert_eq!(channel.namespace(), Some("inbox"));
         assert_eq!(of("a:b").expect("a user").expect("a channel").namespace(), Some("inbox"));
         assert_eq!(of(""), None);

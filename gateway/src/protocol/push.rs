@@ -169,9 +169,9 @@ impl Form {
         Self { format, envelope: Envelope::Direct }
     }
 
-    /// Whether a push may be compressed; see [`Reply::may_be_compressed`](super::reply::Reply).
-    fn may_be_compressed(self) -> bool {
-        self.envelope != Envelope::Direct || self.format.encoding == Encoding::Raw
+    /// Whether a push of a channel may be compressed; see [`Reply::may_be_compressed`](super::reply::Reply).
+    fn may_be_compressed(self, channel: &Channel) -> bool {
+        self.envelope != Envelope::Direct && !channel.is_of_one() || self.format.encoding == Encoding::Raw
     }
 }
 
@@ -250,7 +250,9 @@ impl Push {
     /// all others share it. Empty if the encoding cannot express the event (a join in raw mode).
     pub fn frame(&self, form: Form, maker: &FrameMaker) -> &Bytes {
         self.frames.get(form, || {
-            make_frame(form, maker, self.payload_bytes(), |out| codec::encode_push(self, form, None, out))
+            make_frame(form, &self.channel, maker, self.payload_bytes(), |out| {
+                codec::encode_push(self, form, None, out)
+            })
         })
     }
 }
@@ -258,13 +260,14 @@ impl Push {
 /// Makes a frame around a payload of about this many bytes.
 fn make_frame(
     form: Form,
+    channel: &Channel,
     maker: &FrameMaker,
     payload_bytes: usize,
     encode: impl FnOnce(&mut Vec<u8>) -> Option<MessageType>,
 ) -> Bytes {
     let mut out = Vec::with_capacity(AROUND_BYTES + payload_bytes);
     let framing = form.format.framing;
-    let range = match form.may_be_compressed() {
+    let range = match form.may_be_compressed(channel) {
         true => maker.write(framing, &mut out, encode),
         false => framing.write(&mut out, encode),
     };
@@ -335,10 +338,13 @@ mod tests {
     #[test]
     fn a_publication_is_compressed_once_for_all_with_the_same_form() {
         let data = Bytes::from(format!("[{}]", ["{\"price\":100}"; 200].join(",")));
-        let publication = Publication { data, json: true, offset: 0, info: None, tags: None };
-        let kind = PushKind::Publication { publication: Arc::new(publication), epoch: Arc::default() };
-        let push = Push::new(Channel::parse("news").expect("valid"), kind);
-        let maker = maker();
+        let push_in = |channel: &str| {
+            let data = data.clone();
+            let publication = Publication { data, json: true, offset: 0, info: None, tags: None };
+            let kind = PushKind::Publication { publication: Arc::new(publication), epoch: Arc::default() };
+            Push::new(Channel::parse(channel).expect("valid"), kind)
+        };
+        let (push, maker) = (push_in("news"), maker());
         let form = |framing| Form::channel(Encoding::Json.over(framing));
         let plain = push.frame(form(Framing::WebSocket), &maker).len();
         assert_eq!(maker.take_compressed().messages, 0);
@@ -355,6 +361,10 @@ mod tests {
         for (encoding, compressed) in [(Encoding::Json, 0), (Encoding::Protobuf, 0), (Encoding::Raw, 1)] {
             push.frame(direct(encoding), &maker);
             assert_eq!(maker.take_compressed().messages, compressed, "{encoding:?}");
+        }
+        for channel in ["#42", "inbox:#42"] {
+            push_in(channel).frame(form(framings[1]), &maker);
+            assert_eq!(maker.take_compressed().messages, 0, "{channel} is of one user");
         }
     }
 }

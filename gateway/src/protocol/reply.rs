@@ -141,9 +141,8 @@ impl Reply {
         match self {
             Self::Presence { .. } | Self::History { .. } | Self::Raw { .. } => true,
             // Recovered publications.
-            Self::Subscribed { result, .. } | Self::SubscribedByServer { result, .. } => {
-                result.data.is_empty()
-            }
+            Self::Subscribed { result, .. } => result.data.is_empty(),
+            Self::SubscribedByServer { channel, result } => result.data.is_empty() && !channel.is_of_one(),
             Self::Error { .. }
             | Self::Connected { .. }
             | Self::Done { .. }

@@ -63,7 +63,7 @@ impl<'a> Following<'a> {
         match self.delta(form.format.encoding) {
             None => self.push.frame(form, self.maker),
             Some(delta) => self.frames.get(form, || {
-                make_frame(form, self.maker, delta.len(), |out| {
+                make_frame(form, &self.push.channel, self.maker, delta.len(), |out| {
                     codec::encode_push(self.push, form, Some(delta), out)
                 })
             }),
