@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_token_is_for_a_named_user() {
-        let signer = Signer::with_secret(&[7; 32]).expect("long enough");
+        let signer = Signer::with_secret(b"a secret of thirty-two bytes or more").expect("long enough");
         let good = token(&signer, "user=ann");
         let body: serde_json::Value = serde_json::from_slice(&good.body).expect("JSON");
         assert_eq!(

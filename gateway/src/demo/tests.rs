@@ -11,7 +11,7 @@ fn demo(listen: &str, folder: &Path) -> Demo {
         admin: "127.0.0.1:8001".parse().expect("an address"),
         api_key: "correct-horse".to_owned(),
         folder: Folder::fill(folder, &[]).expect("writable"),
-        signer: Signer::with_secret(&[7; 32]).expect("long enough"),
+        signer: Signer::with_secret(b"a secret of thirty-two bytes or more").expect("long enough"),
     }
 }
 

@@ -59,7 +59,7 @@ mod tests {
             b"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             b"abcdefgha",
             b"one    two",
-            &all,
+            &all[..],
         ] {
             assert_eq!(strength_bytes(secret), secret.len(), "{secret:?}");
         }

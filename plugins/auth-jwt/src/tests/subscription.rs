@@ -231,7 +231,7 @@ fn subscription_tokens_may_have_keys_of_their_own() {
     // Nor do these keys open connections.
     check_refused_by(
         &mut kit,
-        &sign(&own, &json!({"sub": "42", "exp": NOW + 60, "iss": "rooms"})),
+        &sign(own, &json!({"sub": "42", "exp": NOW + 60, "iss": "rooms"})),
         "the signature is wrong",
     );
     check_admitted(&mut kit, &good(), "42");
