@@ -7,10 +7,12 @@
 //! and a request over the bound is refused with an error.
 
 mod answer;
-mod api;
+pub(crate) mod api;
+mod batch;
 mod explain;
 mod fields;
 mod key;
+mod methods;
 pub(crate) mod plugins;
 mod route;
 mod subscribe;

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::inbox::{Delivery, Inbox};
 use self::input::{Input, InputOutcome};
-pub use self::order::{Order, Overrides, SubscribeOptions, Why};
+pub use self::order::{Only, Order, Overrides, SubscribeOptions, Why};
 use crate::charge::Charge;
 use crate::config::Namespace;
 use crate::connection_id::ConnectionIds;
@@ -279,6 +279,8 @@ pub enum Response {
     Present(Result<Vec<Arc<Member>>, ReplyError>),
     /// To [`Backplane::count`].
     Counted(Result<Count, ReplyError>),
+    /// To [`Backplane::remove_history`].
+    HistoryRemoved(Result<(), ReplyError>),
 }
 
 /// Number of connections and users in a channel.
@@ -349,6 +351,11 @@ pub trait Backplane: Send + Sync {
     /// Reads history. A page may be shorter than requested, but is never empty where there is something to
     /// read. A `since` of another epoch is error 112.
     fn history(&self, request: HistoryRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Page>;
+
+    /// Removes the kept publications of a channel. The position of its stream stays, and so do its versions
+    /// and idempotency keys: offsets continue, subscribers miss nothing, and a client that comes back for a
+    /// removed publication is told that it is not kept any more.
+    fn remove_history(&self, channel: &Channel, reply_to: ReplyTo, at: Duration) -> Outcome<()>;
 
     /// For a subscriber whose worker has added its interest. Returns everything after its position, if all of
     /// it is kept and within the limits; without a position only the top of the stream. If only the newest

@@ -16,7 +16,7 @@ use crate::backplane::{
     Backplane, Count, Health, HistoryRequest, Idempotency, Most, NewPublication, Node, Outcome,
     PERHAPS_PUBLISHED, PublishConditions, Published, ReplyTo, Response, Retention, Version,
 };
-use crate::backplane::{Order, Why};
+use crate::backplane::{Only, Order, Why};
 use crate::charge::Account;
 use crate::clock::Clock;
 use crate::clock::Now;
@@ -104,7 +104,23 @@ pub struct Content {
     pub tags: Option<Arc<Tags>>,
     /// It is delivered, but has no number and is not kept.
     pub skip_history: bool,
+    /// Subscribers that ask for deltas must be able to get one.
+    pub delta: bool,
 }
+
+/// The connections that a request concerns.
+#[derive(Debug, Clone)]
+pub struct Whom {
+    /// All connections of a user (`#user`), or one (`@connection`).
+    pub address: Channel,
+    /// Only those of this user.
+    pub user: Option<Box<str>>,
+    /// Only that with this session.
+    pub session: Option<Box<str>>,
+}
+
+const NO_DELTA: &str =
+    "`delta` needs a channel whose namespace has `delta = true`: then all its publications have deltas";
 
 const NO_TAGS: &str = "`tags` need a channel: a message to a user or a connection has none";
 
@@ -159,7 +175,10 @@ impl Control {
         let (reply_to, answer) = ask();
         let asked = self.namespace(address).and_then(|namespace| {
             let retention = Retention::of(namespace);
-            let Content { data, json, tags, skip_history } = content;
+            let Content { data, json, tags, skip_history, delta } = content;
+            if delta && !(namespace.delta && address.target() == Target::Channel) {
+                return Err(ReplyError::NOT_AVAILABLE.because(NO_DELTA));
+            }
             if tags.is_some() && address.target() != Target::Channel {
                 return Err(ReplyError::NOT_AVAILABLE.because(NO_TAGS));
             }
@@ -191,43 +210,48 @@ impl Control {
         })
     }
 
-    /// Closes the connections of an address (`#user` or `@connection`), except those with one of the ids in
-    /// `kept`. They receive the order a moment later.
+    /// Closes connections, except those with one of the ids in `kept`. They receive the order a moment later.
     ///
     /// # Errors
     ///
     /// If the backplane cannot pass the order on.
-    pub fn disconnect(
-        &self,
-        address: &Channel,
-        close: &Close,
-        kept: Arc<[Box<str>]>,
-    ) -> Result<(), ReplyError> {
-        let order = match kept.is_empty() {
-            true => Order::Close(close.clone(), Why::Api),
-            false => Order::CloseOthers { close: close.clone(), kept },
-        };
-        self.inner.backplane.order(address, None, &order)
+    pub fn disconnect(&self, whom: &Whom, close: &Close, kept: Arc<[Box<str>]>) -> Result<(), ReplyError> {
+        self.order(
+            whom,
+            match kept.is_empty() {
+                true => Order::Close(close.clone(), Why::Api),
+                false => Order::CloseOthers { close: close.clone(), kept },
+            },
+        )
     }
 
-    /// Unsubscribes the connections of an address from a channel.
+    /// Unsubscribes connections from a channel.
     ///
     /// # Errors
     ///
     /// If no namespace is configured for the channel, or the backplane cannot pass the order on.
-    pub fn unsubscribe(&self, address: &Channel, channel: &Channel) -> Result<(), ReplyError> {
+    pub fn unsubscribe(&self, whom: &Whom, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
-        self.inner.backplane.order(address, None, &Order::Unsubscribe(channel.clone()))
+        self.order(whom, Order::Unsubscribe(channel.clone()))
     }
 
-    /// Sets when the connections of an address expire, in Unix time in seconds; `None` for never. Connections
-    /// that have already expired are closed.
+    /// Sets when connections expire, in Unix time in seconds; `None` for never. Connections that have already
+    /// expired are closed.
     ///
     /// # Errors
     ///
     /// If the backplane cannot pass the order on.
-    pub fn refresh(&self, address: &Channel, expires_at: Option<u64>) -> Result<(), ReplyError> {
-        self.inner.backplane.order(address, None, &Order::Refresh(expires_at))
+    pub fn refresh(&self, whom: &Whom, expires_at: Option<u64>) -> Result<(), ReplyError> {
+        self.order(whom, Order::Refresh(expires_at))
+    }
+
+    fn order(&self, whom: &Whom, order: Order) -> Result<(), ReplyError> {
+        let Whom { address, user, session } = whom;
+        let order = match user.is_some() || session.is_some() {
+            true => Order::Only(Arc::new(Only { user: user.clone(), session: session.clone(), order })),
+            false => order,
+        };
+        self.inner.backplane.order(address, None, &order)
     }
 
     /// Lists the members of a channel.
@@ -291,6 +315,25 @@ impl Control {
         })
         .await?;
         Ok(HistoryPage { publications: page.publications, top: page.top })
+    }
+
+    /// Removes the history of a channel. Offsets continue; a client that comes back for a removed publication
+    /// is told that it is not kept any more.
+    ///
+    /// # Errors
+    ///
+    /// If no namespace is configured for the channel, or it has no history, or the backplane cannot do it.
+    pub async fn remove_history(&self, channel: &Channel) -> Result<(), ReplyError> {
+        if self.namespace(channel)?.history_size == 0 {
+            return Err(ReplyError::NOT_AVAILABLE);
+        }
+        let (reply_to, answer) = ask();
+        let asked = self.inner.backplane.remove_history(channel, reply_to, self.inner.clock.now().at);
+        answered(asked, answer, NOT_READ, |answer| match answer {
+            Response::HistoryRemoved(result) => Some(result),
+            _ => None,
+        })
+        .await
     }
 
     /// This process as a node.

@@ -5,6 +5,7 @@ pub mod class;
 pub mod connection_handle;
 mod deltas;
 pub mod emulation;
+mod orders;
 mod patterns;
 pub mod signal;
 mod spread;
@@ -20,7 +21,7 @@ use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::backplane::input::InputOutcome;
-use crate::backplane::{Order, Response, has_reached, origin};
+use crate::backplane::{Response, has_reached, origin};
 use crate::connection_id::ConnectionIds;
 use crate::outbound::Pushed;
 use crate::plugin::event::Client;
@@ -377,33 +378,6 @@ impl Hub {
     /// some.
     pub fn check_position(&mut self, channel: &Channel, top: &Position) -> usize {
         self.channels.get_mut(channel).map_or(0, |subscribers| check(channel, subscribers, top))
-    }
-
-    /// Passes an order to every connection of an address, except the one with the number `except`.
-    pub fn order(&self, address: &Channel, except: Option<u64>, order: &Order) {
-        let stays = |handle: &ConnectionHandle| match order {
-            Order::CloseOthers { kept, .. } => kept.iter().any(|id| **id == *handle.id),
-            _ => false,
-        };
-        let tell = |handle: &ConnectionHandle| {
-            if except != Some(handle.number) && !stays(handle) {
-                handle.signal(order.clone().into());
-            }
-        };
-        match address.target() {
-            Target::Connection(id) => self.by_id(id).into_iter().for_each(|handle| tell(handle)),
-            Target::User(user) => {
-                let listening = self.channels.get(address).into_iter().flat_map(IndexMap::values);
-                // Connections of other users may subscribe to the user's address too.
-                let of_user = |handle: &ConnectionHandle| {
-                    self.handles
-                        .get(&handle.number)
-                        .is_some_and(|admitted| *admitted.client.borrow().user == *user)
-                };
-                listening.filter(|other| of_user(&other.handle)).for_each(|own| tell(&own.handle));
-            }
-            Target::Channel => (),
-        }
     }
 
     /// Passes a response of the backplane to a connection. Dropped if the connection has gone.

@@ -98,6 +98,15 @@ pub struct WireFormat {
 }
 
 impl WireFormat {
+    /// The name of the transport in the API.
+    pub fn transport_name(self) -> &'static str {
+        match self.framing {
+            Framing::WebSocket | Framing::WebSocketDeflate(_) => "websocket",
+            Framing::HttpStream => "http_stream",
+            Framing::EventStream => "sse",
+        }
+    }
+
     /// Whether messages may be compressed, in both directions.
     pub fn is_compressed(self) -> bool {
         matches!(self.framing, Framing::WebSocketDeflate(_))

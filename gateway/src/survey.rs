@@ -80,6 +80,8 @@ pub struct Connection {
     pub protocol: Box<str>,
     /// When it was admitted, in Unix time in milliseconds.
     pub since: u64,
+    /// `websocket`, `http_stream` or `sse`; empty if its gateway does not say it.
+    pub transport: Box<str>,
 }
 
 /// A part of a list.

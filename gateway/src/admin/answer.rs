@@ -91,6 +91,49 @@ pub(super) fn close(answer: &mut Answer) {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
+/// The JSON of a result: `{"result": …}`, or an object that is the result itself.
+pub(super) struct Done {
+    body: Bytes,
+    wrapped: bool,
+}
+
+impl Done {
+    const BEGIN: &[u8] = b"{\"result\":";
+
+    /// Encodes a result.
+    pub(super) fn of(result: &impl Serialize) -> Result<Self, ReplyError> {
+        let mut body = Self::BEGIN.to_vec();
+        match serde_json::to_writer(&mut body, result) {
+            Ok(()) => {
+                body.push(b'}');
+                Ok(Self { body: body.into(), wrapped: true })
+            }
+            Err(error) => {
+                tracing::error!(%error, "failed to write an admin response");
+                Err(ReplyError::INTERNAL)
+            }
+        }
+    }
+
+    /// A body that has nothing around its result.
+    pub(super) fn bare(body: Vec<u8>) -> Self {
+        Self { body: body.into(), wrapped: false }
+    }
+
+    /// The body of the response.
+    pub(super) fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    /// The result alone.
+    pub(super) fn result(&self) -> Bytes {
+        match self.wrapped {
+            true => self.body.slice(Self::BEGIN.len()..self.body.len() - 1),
+            false => self.body.clone(),
+        }
+    }
+}
+
 /// Result of an API call.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]

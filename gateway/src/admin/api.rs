@@ -1,22 +1,26 @@
 //! `answer` carries out the methods of the API, in the shapes of Centrifugo's HTTP API, so that its client
-//! libraries work. `gateway/API.md` describes each method.
+//! libraries work; [`call`] does it for other parts of the gateway. `gateway/API.md` describes each method.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
 use tokio::task::yield_now;
 
 use super::answer::{
-    Answer, Broadcast, History, Nodes, Nothing, Outcome, Presence, PresenceStats, Published, json,
+    Answer, Broadcast, Done, History, JSON, Nodes, Nothing, Outcome, Presence, PresenceStats, Published,
+    answer as response, json,
 };
+use super::batch;
 use super::explain;
 use super::fields::{Failure, Fields, bad_request};
+use super::methods::{Call, Named};
 use super::plugins::{Plugins, Rollback};
 use super::subscribe;
 use super::survey;
 use crate::backplane::Version;
-use crate::control::{Conditions, Content, Control};
+use crate::control::{Conditions, Content, Control, Whom};
 use crate::plugin::breaker::Hold;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{CLOSE_REASON_BYTES_MAX, Close, ReplyError};
@@ -36,124 +40,83 @@ const WHITELIST_MAX: usize = 100;
 /// Maximum length of `idempotency_key` and `version_epoch`.
 const NAME_BYTES_MAX: usize = 256;
 
-/// The closed set of methods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
-    Publish,
-    Broadcast,
-    Disconnect,
-    Subscribe,
-    Unsubscribe,
-    Refresh,
-    Presence,
-    PresenceStats,
-    History,
-    Info,
-    Channels,
-    Connections,
-    Nodes,
-    Plugins,
-    PluginRollback,
-    PluginBreaker,
-    Explain,
-    ExplainStart,
-}
-
-impl Call {
-    const ALL: [Self; 18] = [
-        Self::Publish,
-        Self::Broadcast,
-        Self::Disconnect,
-        Self::Subscribe,
-        Self::Unsubscribe,
-        Self::Refresh,
-        Self::Presence,
-        Self::PresenceStats,
-        Self::History,
-        Self::Info,
-        Self::Channels,
-        Self::Connections,
-        Self::Nodes,
-        Self::Plugins,
-        Self::PluginRollback,
-        Self::PluginBreaker,
-        Self::Explain,
-        Self::ExplainStart,
-    ];
-
-    /// The last segment of the path.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Broadcast => "broadcast",
-            Self::Disconnect => "disconnect",
-            Self::Subscribe => "subscribe",
-            Self::Unsubscribe => "unsubscribe",
-            Self::Refresh => "refresh",
-            Self::Presence => "presence",
-            Self::PresenceStats => "presence_stats",
-            Self::History => "history",
-            Self::Info => "info",
-            Self::Channels => "channels",
-            Self::Connections => "connections",
-            Self::Nodes => "nodes",
-            Self::Plugins => "plugins",
-            Self::PluginRollback => "plugin_rollback",
-            Self::PluginBreaker => "plugin_breaker",
-            Self::Explain => "explain",
-            Self::ExplainStart => "explain_start",
-        }
-    }
-
-    /// Finds a method by the last segment of the path.
-    pub(super) fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|call| call.name() == name)
+/// Carries out a method of the API by its name and returns its result in JSON, as `POST /api/METHOD` has it
+/// below `result` (for `batch` the whole body). `params` is a JSON object; without bytes it has no fields.
+/// Waits for responses of the backplane.
+///
+/// # Errors
+///
+/// 104 if there is no such method, 107 if the parameters are malformed, otherwise the error of the method.
+/// The same call may succeed later if the error is temporary.
+pub(crate) async fn call(control: &Control, method: &str, params: &[u8]) -> Result<Bytes, ReplyError> {
+    let why = || ReplyError::METHOD_NOT_FOUND.because(format!("there is no method {method:?}"));
+    let named = Named::of(method).ok_or_else(why)?;
+    match outcome(control, named, params).await {
+        Ok(done) => Ok(done.result()),
+        Err(failure) => Err(failure.into()),
     }
 }
 
-/// Carries out a request. Waits for a change of the plugins, and for pending responses of the backplane.
-pub(super) async fn answer(control: &Control, call: Call, body: &[u8]) -> Answer {
+/// The response to a request. Waits for a change of the plugins, and for pending responses of the backplane.
+pub(super) async fn answer(control: &Control, named: Named, body: &[u8]) -> Answer {
+    done_or_failed(outcome(control, named, body).await)
+}
+
+/// The response with a result or an error.
+pub(super) fn done_or_failed(outcome: Result<Done, Failure>) -> Answer {
+    match outcome {
+        Ok(done) => response(StatusCode::OK, JSON, done.body()),
+        Err(failure) => failed(&failure),
+    }
+}
+
+async fn outcome(control: &Control, named: Named, params: &[u8]) -> Result<Done, Failure> {
+    let fields = Fields::parse(params)?;
+    match named.available()? {
+        Call::Batch => batch::batch(control, fields).await,
+        call => perform(control, call, fields).await,
+    }
+}
+
+/// Carries out a method, except `batch`.
+pub(super) async fn perform(control: &Control, call: Call, fields: Fields) -> Result<Done, Failure> {
     let api = Api { control };
-    match Fields::parse(body) {
-        Ok(fields) => match call {
-            Call::Publish => finish(api.publish(fields).await),
-            Call::Broadcast => api.broadcast(fields).await.unwrap_or_else(|failure| failed(&failure)),
-            Call::Disconnect => finish(api.disconnect(fields)),
-            Call::Subscribe => finish(api.subscribe(fields)),
-            Call::Unsubscribe => finish(api.unsubscribe(fields)),
-            Call::Refresh => finish(api.refresh(fields)),
-            Call::Presence => {
-                finish(api.members(fields).await.map(|members| Presence::new(members.iter().map(|m| &**m))))
-            }
-            Call::PresenceStats => finish(api.count(fields).await),
-            Call::History => finish(api.history(fields).await),
-            Call::Info => finish(survey::info(control, fields).await),
-            Call::Channels => finish(survey::channels(control, fields).await),
-            Call::Connections => finish(survey::connections(control, fields).await),
-            Call::Nodes => finish(fields.finish().map(|()| Nodes::of(control))),
-            Call::Explain => finish(explain::last(control, fields)),
-            Call::ExplainStart => finish(explain::start(control, fields)),
-            Call::Plugins => finish(fields.finish().map(|()| Plugins::of(control))),
-            Call::PluginRollback => finish(api.roll_back(fields).await),
-            Call::PluginBreaker => finish(api.plugin_breaker(fields)),
-        },
-        Err(failure) => failed(&failure),
+    match call {
+        Call::Batch => Err(bad_request("a `batch` is no command of another one").into()),
+        Call::Publish => done(api.publish(fields).await),
+        Call::Broadcast => api.broadcast(fields).await,
+        Call::Disconnect => done(api.disconnect(fields)),
+        Call::Subscribe => done(api.subscribe(fields)),
+        Call::Unsubscribe => done(api.unsubscribe(fields)),
+        Call::Refresh => done(api.refresh(fields)),
+        Call::Presence => {
+            done(api.members(fields).await.map(|members| Presence::new(members.iter().map(|m| &**m))))
+        }
+        Call::PresenceStats => done(api.count(fields).await),
+        Call::History => done(api.history(fields).await),
+        Call::HistoryRemove => done(api.remove_history(fields).await),
+        Call::Info => done(survey::info(control, fields).await),
+        Call::Channels => done(survey::channels(control, fields).await),
+        Call::Connections => done(survey::connections(control, fields).await),
+        Call::Nodes => done(fields.finish().map(|()| Nodes::of(control))),
+        Call::Explain => done(explain::last(control, fields)),
+        Call::ExplainStart => done(explain::start(control, fields)),
+        Call::Plugins => done(fields.finish().map(|()| Plugins::of(control))),
+        Call::PluginRollback => done(api.roll_back(fields).await),
+        Call::PluginBreaker => done(api.plugin_breaker(fields)),
     }
 }
 
-fn finish<T: Serialize>(result: Result<T, Failure>) -> Answer {
-    match result {
-        Ok(result) => json(StatusCode::OK, &Outcome::Result(result)),
-        Err(failure) => failed(&failure),
-    }
+fn done<T: Serialize>(result: Result<T, Failure>) -> Result<Done, Failure> {
+    Done::of(&result?).map_err(Failure::Api)
 }
 
 fn failed(failure: &Failure) -> Answer {
-    let (status, error) = match failure {
-        Failure::Api(error) => (StatusCode::OK, error.clone()),
-        Failure::Malformed(message) => (StatusCode::BAD_REQUEST, bad_request(message.clone())),
+    let status = match failure {
+        Failure::Api(_) => StatusCode::OK,
+        Failure::Malformed(_) => StatusCode::BAD_REQUEST,
     };
-    json(status, &Outcome::<()>::new(&Err(error)))
+    json(status, &Outcome::<()>::new(&Err(failure.clone().into())))
 }
 
 struct Api<'a> {
@@ -169,7 +132,7 @@ impl Api<'_> {
         Ok(self.control.publish(&channel, content, &conditions).await?.into())
     }
 
-    async fn broadcast(&self, mut fields: Fields) -> Result<Answer, Failure> {
+    async fn broadcast(&self, mut fields: Fields) -> Result<Done, Failure> {
         let channels: Vec<String> = fields.required("channels")?;
         let content = content(&mut fields)?;
         let conditions = conditions(&mut fields)?;
@@ -201,36 +164,36 @@ impl Api<'_> {
             });
         }
         let responses = results.iter().map(Outcome::new).collect();
-        Ok(json(StatusCode::OK, &Outcome::Result(Broadcast { responses })))
+        done(Ok(Broadcast { responses }))
     }
 
     fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {
-        let address = address(&mut fields)?;
+        let whom = whom(&mut fields)?;
         let wish = fields.object("disconnect")?;
         let kept = whitelist(&mut fields)?;
         fields.finish()?;
         let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), close)?;
-        self.control.disconnect(&address, &close, kept)?;
+        self.control.disconnect(&whom, &close, kept)?;
         Ok(Nothing {})
     }
 
     fn subscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
-        let (address, channel) = (address(&mut fields)?, no_address(subscription(&mut fields)?)?);
+        let (whom, channel) = (whom(&mut fields)?, no_address(subscription(&mut fields)?)?);
         let options = subscribe::options(&mut fields)?;
         fields.finish()?;
-        self.control.subscribe(&address, &channel, options)?;
+        self.control.subscribe(&whom, &channel, options)?;
         Ok(Nothing {})
     }
 
     fn unsubscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
-        let (address, channel) = (address(&mut fields)?, no_address(subscription(&mut fields)?)?);
+        let (whom, channel) = (whom(&mut fields)?, no_address(subscription(&mut fields)?)?);
         fields.finish()?;
-        self.control.unsubscribe(&address, &channel)?;
+        self.control.unsubscribe(&whom, &channel)?;
         Ok(Nothing {})
     }
 
     fn refresh(&self, mut fields: Fields) -> Result<Nothing, Failure> {
-        let address = address(&mut fields)?;
+        let whom = whom(&mut fields)?;
         let expired = fields.optional("expired")?.unwrap_or(false);
         let expire_at: Option<u64> = fields.optional("expire_at")?;
         fields.finish()?;
@@ -240,7 +203,7 @@ impl Api<'_> {
             Some(seconds) => Some(seconds),
             None => return Err(bad_request("`expire_at` or `expired` is missing").into()),
         };
-        self.control.refresh(&address, expires_at)?;
+        self.control.refresh(&whom, expires_at)?;
         Ok(Nothing {})
     }
 
@@ -285,9 +248,14 @@ impl Api<'_> {
         fields.finish()?;
         Ok(History::from(&self.control.history(&channel, &query).await?))
     }
-}
 
-impl Api<'_> {
+    async fn remove_history(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+        let channel = channel(&mut fields)?;
+        fields.finish()?;
+        self.control.remove_history(&channel).await?;
+        Ok(Nothing {})
+    }
+
     async fn roll_back(&self, mut fields: Fields) -> Result<Rollback, Failure> {
         let name: String = fields.required("name")?;
         let to: Option<String> = fields.optional("to")?;
@@ -307,17 +275,23 @@ fn subscription(fields: &mut Fields) -> Result<Channel, Failure> {
     Ok(Channel::parse_subscription(&name).map_err(|error| bad_request(error.to_string()))?)
 }
 
-/// The address of an order.
-fn address(fields: &mut Fields) -> Result<Channel, Failure> {
+/// The connections that a request concerns: those that are all of what it names.
+fn whom(fields: &mut Fields) -> Result<Whom, Failure> {
     let user = fields.user()?;
     let client: Option<String> = fields.optional("client")?;
+    let session = fields.text("session", NAME_BYTES_MAX)?;
     match (client.filter(|id| !id.is_empty()), user) {
-        (Some(client), _) => {
-            Ok(Channel::parse(&format!("@{client}"))
-                .map_err(|_| bad_request("`client` is not a client id"))?)
+        (Some(client), user) => {
+            let address = Channel::parse(&format!("@{client}"));
+            let address = address.map_err(|_| bad_request("`client` is not a client id"))?;
+            Ok(Whom { address, user, session })
         }
         (None, Some(user)) => {
-            Ok(Channel::of_user(&user).ok_or_else(|| bad_request("`user` is not a user id"))?)
+            let address = Channel::of_user(&user).ok_or_else(|| bad_request("`user` is not a user id"))?;
+            Ok(Whom { address, user: None, session })
+        }
+        (None, None) if session.is_some() => {
+            Err(bad_request("`session` needs `user` or `client` with it").into())
         }
         (None, None) => Err(bad_request("`user` or `client` is missing").into()),
     }
@@ -348,7 +322,8 @@ fn content(fields: &mut Fields) -> Result<Content, Failure> {
         .because(format!("`tags` {invalid}"))
     })?;
     let skip_history = fields.optional("skip_history")?.unwrap_or(false);
-    Ok(Content { data, json, tags, skip_history })
+    let delta = fields.optional("delta")?.unwrap_or(false);
+    Ok(Content { data, json, tags, skip_history, delta })
 }
 
 fn no_address(channel: Channel) -> Result<Channel, Failure> {
@@ -389,17 +364,4 @@ fn close(mut wish: Fields) -> Result<Close, Failure> {
         return Err(bad_request(message).into());
     }
     Ok(Close::custom(code, &reason))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_describes_every_method_and_no_other() {
-        let page = include_str!("../../API.md");
-        let described: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
-        assert!(described.iter().all(|name| Call::of(name).is_some()), "{described:?}");
-        assert_eq!(described.len(), Call::ALL.len(), "{described:?}");
-    }
 }

@@ -42,7 +42,12 @@ pub(super) fn start(control: &Control, mut fields: Fields) -> Result<Value, Fail
     if let Some(pattern) = channels.as_deref().filter(|pattern| !address::is_pattern(pattern)) {
         return Err(bad_request(format!("`channels` is no pattern of channels: {pattern:?}")).into());
     }
-    let whose = match (user, attribute.unwrap_or_default().pop_first(), channels, everything) {
+    let mut attribute = attribute.unwrap_or_default();
+    if attribute.len() > 1 {
+        let message = format!("`attribute` has {} entries, one is accepted", attribute.len());
+        return Err(bad_request(message).into());
+    }
+    let whose = match (user, attribute.pop_first(), channels, everything) {
         (Some(user), None, None, false) => Whose::User(user),
         (None, Some((name, value)), None, false) => Whose::Attribute(name, value),
         (None, None, Some(pattern), false) => Whose::Channels(pattern),

@@ -14,8 +14,11 @@ use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
 use crate::protocol::json::{NotJson, compact, says_nothing};
 
+/// Maximum number of characters of an unknown name in an error.
+const NAME_SHOWN_MAX: usize = 64;
+
 /// Why a request cannot be carried out.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Failure {
     /// The request is malformed: status 400.
     Malformed(String),
@@ -29,13 +32,26 @@ impl From<ReplyError> for Failure {
     }
 }
 
+impl From<Failure> for ReplyError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Malformed(message) => bad_request(message),
+            Failure::Api(error) => error,
+        }
+    }
+}
+
 /// An error for a missing or unsupported field.
 pub(super) fn bad_request(message: impl Into<String>) -> ReplyError {
     ReplyError::BAD_REQUEST.because(message.into())
 }
 
 /// The fields that were not read yet.
-pub(super) struct Fields(BTreeMap<String, Box<RawValue>>);
+pub(super) struct Fields {
+    left: BTreeMap<String, Box<RawValue>>,
+    /// Those that were asked for, whether they were there or not.
+    known: Vec<&'static str>,
+}
 
 impl<'de> Deserialize<'de> for Fields {
     /// From an object. A field that occurs twice is an error, because only one of its values would count.
@@ -57,7 +73,7 @@ impl<'de> Deserialize<'de> for Fields {
                     }
                     fields.insert(name, value);
                 }
-                Ok(Fields(fields))
+                Ok(Fields { left: fields, known: Vec::new() })
             }
         }
 
@@ -69,31 +85,43 @@ impl Fields {
     /// Parses a body. An empty body is an object without fields.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
         if body.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self(BTreeMap::new()));
+            return Ok(Self { left: BTreeMap::new(), known: Vec::new() });
         }
         let malformed =
             |error: serde_json::Error| Failure::Malformed(format!("the body is not a JSON object: {error}"));
         serde_json::from_slice(body).map_err(malformed)
     }
 
+    fn take(&mut self, name: &'static str) -> Option<Box<RawValue>> {
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
+        self.left.remove(name)
+    }
+
+    /// The fields that are not null, whatever their names.
+    pub(super) fn entries(self) -> impl Iterator<Item = (String, Box<RawValue>)> {
+        self.left.into_iter().filter(|(_, value)| value.get() != "null")
+    }
+
     /// A field that may be missing or null.
-    pub(super) fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Failure> {
-        let Some(value) = self.0.remove(name) else { return Ok(None) };
+    pub(super) fn optional<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, Failure> {
+        let Some(value) = self.take(name) else { return Ok(None) };
         serde_json::from_str(value.get()).map_err(|error| Failure::Malformed(format!("`{name}`: {error}")))
     }
 
     /// A field that is an object, to be read and finished like the body. `None` if it is missing or null.
-    pub(super) fn object(&mut self, name: &str) -> Result<Option<Self>, Failure> {
+    pub(super) fn object(&mut self, name: &'static str) -> Result<Option<Self>, Failure> {
         self.optional(name)
     }
 
     /// A field that must be there.
-    pub(super) fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, Failure> {
+    pub(super) fn required<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<T, Failure> {
         self.optional(name)?.ok_or_else(|| bad_request(format!("`{name}` is missing")).into())
     }
 
     /// A text of at most this many bytes. An empty one counts as missing.
-    pub(super) fn text(&mut self, name: &str, bytes_max: usize) -> Result<Option<Box<str>>, Failure> {
+    pub(super) fn text(&mut self, name: &'static str, bytes_max: usize) -> Result<Option<Box<str>>, Failure> {
         let text: Option<Box<str>> = self.optional(name)?;
         match text.filter(|text| !text.is_empty()) {
             Some(text) if text.len() > bytes_max => {
@@ -106,20 +134,20 @@ impl Fields {
     }
 
     /// The raw JSON of a field, which may be null. `None` if it is missing.
-    pub(super) fn json(&mut self, name: &str) -> Option<Box<RawValue>> {
-        self.0.remove(name)
+    pub(super) fn json(&mut self, name: &'static str) -> Option<Box<RawValue>> {
+        self.take(name)
     }
 
     /// A field that may be missing or empty: some libraries write an empty list for an empty map.
-    pub(super) fn filled<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Failure> {
-        if self.0.get(name).is_some_and(|value| says_nothing(value.get())) {
-            self.0.remove(name);
+    pub(super) fn filled<T: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<T>, Failure> {
+        if self.left.get(name).is_some_and(|value| says_nothing(value.get())) {
+            self.left.remove(name);
         }
         self.optional(name)
     }
 
     /// A field that is a map from names to texts. A missing one is empty.
-    pub(super) fn texts(&mut self, name: &str) -> Result<BTreeMap<Box<str>, Box<str>>, Failure> {
+    pub(super) fn texts(&mut self, name: &'static str) -> Result<BTreeMap<Box<str>, Box<str>>, Failure> {
         let entries: BTreeMap<Box<str>, Box<RawValue>> = self.filled(name)?.unwrap_or_default();
         let text = |(key, value): (Box<str>, Box<RawValue>)| match serde_json::from_str(value.get()) {
             Ok(text) => Ok((key, text)),
@@ -130,7 +158,11 @@ impl Fields {
 
     /// A payload that comes as JSON in one field or as Base64 of any bytes in another one, and whether it is
     /// JSON on one line. `None` if both are missing.
-    pub(super) fn payload(&mut self, plain: &str, base64: &str) -> Result<Option<(Bytes, bool)>, Failure> {
+    pub(super) fn payload(
+        &mut self,
+        plain: &'static str,
+        base64: &'static str,
+    ) -> Result<Option<(Bytes, bool)>, Failure> {
         let (data, encoded) = (self.json(plain), self.filled::<Box<str>>(base64)?);
         let data = match (data, encoded) {
             // A library that fills in all fields writes null for the one that it does not use.
@@ -163,7 +195,7 @@ impl Fields {
     }
 
     /// A position in a stream.
-    pub(super) fn position(&mut self, name: &str) -> Result<Option<Position>, Failure> {
+    pub(super) fn position(&mut self, name: &'static str) -> Result<Option<Position>, Failure> {
         let Some(mut since) = self.object(name)? else { return Ok(None) };
         let offset = since.optional("offset")?.unwrap_or(0);
         let epoch: Box<str> = since.optional("epoch")?.unwrap_or_default();
@@ -182,10 +214,22 @@ impl Fields {
     /// Refuses unread fields, because ignoring them would change the meaning of the request. Libraries spell
     /// out fields that they do not use, so empty values are accepted.
     pub(super) fn finish(self) -> Result<(), Failure> {
-        match self.0.iter().find(|(_, value)| !says_nothing(value.get())) {
-            Some((name, _)) => Err(bad_request(format!("`{name}` is not supported here")).into()),
-            None => Ok(()),
-        }
+        let Self { left, known } = self;
+        let Some((name, _)) = left.iter().find(|(_, value)| !says_nothing(value.get())) else {
+            return Ok(());
+        };
+        let name: String = name.chars().take(NAME_SHOWN_MAX).collect();
+        let message = match known.split_last() {
+            None => format!("`{name}` is not supported here: no field is"),
+            Some((last, [])) => format!("`{name}` is not supported here: only `{last}` is"),
+            Some((last, others)) => {
+                format!(
+                    "`{name}` is not supported here: the fields are `{}` and `{last}`",
+                    others.join("`, `")
+                )
+            }
+        };
+        Err(bad_request(message).into())
     }
 }
 
@@ -262,6 +306,17 @@ mod tests {
             Ok(())
         );
         let Err(Failure::Api(error)) = fields("{\"skip_history\":true}").finish() else { panic!("accepted") };
-        assert_eq!((error.code, &*error.message), (107, "`skip_history` is not supported here"));
+        let message = "`skip_history` is not supported here: no field is";
+        assert_eq!((error.code, &*error.message), (107, message));
+        let mut known = fields("{\"c\":1}");
+        for (name, expected) in [
+            ("a", "`c` is not supported here: only `a` is"),
+            ("b", "`c` is not supported here: the fields are `a` and `b`"),
+        ] {
+            assert_eq!(known.optional::<u8>(name), Ok(None));
+            let again = Fields { left: fields("{\"c\":1}").left, known: known.known.clone() };
+            let Err(Failure::Api(error)) = again.finish() else { panic!("accepted") };
+            assert_eq!(error.message, expected);
+        }
     }
 }

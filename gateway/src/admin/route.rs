@@ -13,13 +13,17 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::answer::{Answer, BUSY, answer, close, json, refuse, refuse_with};
-use super::api::{self, Call};
+use super::answer::{Answer, BUSY, JSON, answer, close, json, refuse, refuse_with};
 use super::key::ApiKey;
+use super::methods::Named;
+use super::{api, batch};
 use crate::config::Config;
 use crate::control::Control;
 use crate::telemetry::exposition::{self, Exposition};
 use crate::telemetry::metrics::AdminRefused;
+
+/// The description of the API for programs.
+const OPENAPI: &str = include_str!("../../openapi.json");
 
 /// Maximum bytes of the body of a request.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -51,7 +55,16 @@ pub(super) struct Routes {
 /// Work that takes time.
 enum Work {
     Metrics,
-    Call(Call),
+    Call(Called),
+}
+
+/// What a request to the API names.
+#[derive(Clone, Copy)]
+enum Called {
+    /// A method, with the body as its parameters.
+    Method(Named),
+    /// Nothing: each command in the body names its method.
+    Older,
 }
 
 /// The closed set of paths.
@@ -61,7 +74,8 @@ enum Route {
     Live,
     Ready,
     Metrics,
-    Api(Call),
+    OpenApi,
+    Api(Called),
 }
 
 impl Route {
@@ -71,7 +85,9 @@ impl Route {
             "/health/live" => Some(Self::Live),
             "/health/ready" => Some(Self::Ready),
             "/metrics" => Some(Self::Metrics),
-            _ => path.strip_prefix("/api/").and_then(Call::of).map(Self::Api),
+            "/api" => Some(Self::Api(Called::Older)),
+            "/api/openapi.json" => Some(Self::OpenApi),
+            _ => path.strip_prefix("/api/").and_then(Named::of).map(|named| Self::Api(Called::Method(named))),
         }
     }
 
@@ -82,7 +98,9 @@ impl Route {
             Some(Self::Live) => "/health/live",
             Some(Self::Ready) => "/health/ready",
             Some(Self::Metrics) => "/metrics",
-            Some(Self::Api(call)) => call.name(),
+            Some(Self::OpenApi) => "/api/openapi.json",
+            Some(Self::Api(Called::Older)) => "/api",
+            Some(Self::Api(Called::Method(named))) => named.name(),
             None => "other",
         }
     }
@@ -126,7 +144,7 @@ impl Routes {
                 }
                 Some(_turn) => match work {
                     Work::Metrics => self.metrics(has_body),
-                    Work::Call(call) => self.call(call, request).await,
+                    Work::Call(called) => self.call(called, request).await,
                 },
             },
         };
@@ -160,12 +178,12 @@ impl Routes {
         let answer = match route {
             None => refuse(
                 StatusCode::NOT_FOUND,
-                "available: /health, /health/live, /health/ready, /metrics and POST /api/METHOD",
+                "available: /health, /health/live, /health/ready, /metrics, /api/openapi.json and POST /api/METHOD",
             ),
             Some(Route::Api(_)) if request.method() != Method::POST => {
                 refuse_with(StatusCode::METHOD_NOT_ALLOWED, "the API takes POST", header::ALLOW, "POST")
             }
-            Some(Route::Api(call)) if self.key.accepts(request.headers()) => return Ok(Work::Call(call)),
+            Some(Route::Api(called)) if self.key.accepts(request.headers()) => return Ok(Work::Call(called)),
             Some(Route::Api(_)) => self.key_is_needed(),
             // Some proxies probe with OPTIONS by default.
             Some(_) if !(get || health && request.method() == Method::OPTIONS) => {
@@ -205,6 +223,8 @@ impl Routes {
                     json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "reason": &*reason}))
                 }
             },
+            Some(Route::OpenApi) if !self.key.accepts(request.headers()) => self.key_is_needed(),
+            Some(Route::OpenApi) => answer(StatusCode::OK, JSON, OPENAPI),
             Some(Route::Metrics) if self.metrics_need_key && !self.key.accepts(request.headers()) => {
                 self.key_is_needed()
             }
@@ -230,13 +250,16 @@ impl Routes {
         answer
     }
 
-    async fn call(&self, call: Call, request: Request<Incoming>) -> Answer {
+    async fn call(&self, called: Called, request: Request<Incoming>) -> Answer {
         match body(request).await {
             Ok(body) => {
                 // Requests on one connection may follow each other without a pause: each takes a separate
                 // turn.
                 yield_now().await;
-                api::answer(&self.control, call, &body).await
+                match called {
+                    Called::Method(named) => api::answer(&self.control, named, &body).await,
+                    Called::Older => batch::older(&self.control, &body).await,
+                }
             }
             Err(answer) => *answer,
         }

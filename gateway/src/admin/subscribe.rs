@@ -26,7 +26,7 @@ pub(super) fn options(fields: &mut Fields) -> Result<SubscribeOptions, Failure> 
 }
 
 /// JSON in one of two fields; empty if both are missing or null.
-fn json(fields: &mut Fields, plain: &str, base64: &str) -> Result<Bytes, Failure> {
+fn json(fields: &mut Fields, plain: &'static str, base64: &'static str) -> Result<Bytes, Failure> {
     match fields.payload(plain, base64)? {
         Some((json, true)) if *json == *b"null" => Ok(Bytes::new()),
         Some((json, true)) => Ok(json),
@@ -38,7 +38,7 @@ fn json(fields: &mut Fields, plain: &str, base64: &str) -> Result<Bytes, Failure
 
 fn overrides(fields: &mut Fields) -> Result<Overrides, Failure> {
     let Some(mut fields) = fields.object("override")? else { return Ok(Overrides::default()) };
-    let mut setting = |name: &str| {
+    let mut setting = |name: &'static str| {
         let Some(mut setting) = fields.object(name)? else { return Ok(None) };
         let value = setting.optional("value")?.unwrap_or(false);
         setting.finish()?;
@@ -98,7 +98,7 @@ mod tests {
         for body in [
             "{}",
             r#"{"info":null,"b64info":"","data":null,"b64data":"","recover_since":null,"expire_at":0,
-                "override":null,"session":""}"#,
+                "override":null,"all_users":false}"#,
             r#"{"override":{"presence":null,"join_leave":null}}"#,
         ] {
             assert_eq!(read(body), Ok(SubscribeOptions::default()), "{body}");
@@ -117,7 +117,7 @@ mod tests {
             (r#"{"recover_since":{"since":1}}"#, 107, "`since` is not supported"),
             (r#"{"override":{"persistent":{"value":true}}}"#, 107, "`persistent` is not supported"),
             (r#"{"override":{"presence":{"on":true}}}"#, 107, "`on` is not supported"),
-            (r#"{"session":"s"}"#, 107, "`session` is not supported"),
+            (r#"{"all_users":true}"#, 107, "`all_users` is not supported"),
             (&long, 106, "`info` has 4098 bytes"),
         ] {
             let Err(Failure::Api(error)) = read(body) else { panic!("{body}") };

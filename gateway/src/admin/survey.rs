@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use gateway_plugin_grammar::address;
 use serde::Serialize;
 
 use super::fields::{Failure, Fields, bad_request};
 use crate::backplane;
 use crate::control::Control;
+use crate::protocol::channel::Channel;
 use crate::survey::{self, Connection, Counts, ENTRIES_MAX, Finding, Page, Part, Question};
 
 /// Default number of entries in an answer.
@@ -57,11 +59,11 @@ pub(super) struct Listed<T> {
 
 #[derive(Serialize)]
 pub(super) struct Channels {
-    channels: BTreeMap<Box<str>, Channel>,
+    channels: BTreeMap<Box<str>, ChannelEntry>,
 }
 
 #[derive(Serialize)]
-struct Channel {
+struct ChannelEntry {
     /// Number of subscriptions.
     num_clients: u64,
 }
@@ -75,7 +77,11 @@ pub(super) struct Connections {
 struct ConnectionEntry {
     /// The uid of its gateway.
     node: Box<str>,
+    user: Box<str>,
+    transport: Box<str>,
     protocol: Box<str>,
+    /// In Unix time in milliseconds.
+    connected_at_ms: u64,
     /// In seconds.
     uptime: u64,
 }
@@ -111,6 +117,11 @@ pub(super) async fn channels(control: &Control, mut fields: Fields) -> Result<Li
     let pattern = fields.text("pattern", NAME_BYTES_MAX)?.unwrap_or_else(|| "*".into());
     let page = page(&mut fields)?;
     fields.finish()?;
+    // A pattern of subscriptions is listed by its name, and so may be asked for by it.
+    if !address::is_pattern(&pattern) && Channel::parse_subscription(&pattern).is_err() {
+        let why = "`pattern` is neither a name of a channel nor the beginning of one with a final `*`";
+        return Err(bad_request(why).into());
+    }
     let part = |_: &backplane::Node, finding| match finding {
         Finding::Channels(part) => Some(part),
         _ => None,
@@ -120,7 +131,7 @@ pub(super) async fn channels(control: &Control, mut fields: Fields) -> Result<Li
         channels: part
             .entries
             .into_iter()
-            .map(|(name, num_clients)| (name, Channel { num_clients }))
+            .map(|(name, num_clients)| (name, ChannelEntry { num_clients }))
             .collect(),
     })
     .await
@@ -141,12 +152,12 @@ pub(super) async fn connections(
         _ => None,
     };
     let now = control.now().unix;
-    let entry = |connection: Connection| ConnectionEntry {
-        node: connection.node,
-        protocol: connection.protocol,
-        uptime: now.saturating_sub(connection.since) / 1000,
+    let question = Question::Connections { user: user.clone(), page: page.clone() };
+    let entry = |connection: Connection| {
+        let Connection { node, protocol, since, transport } = connection;
+        let uptime = now.saturating_sub(since) / 1000;
+        ConnectionEntry { node, user: user.clone(), transport, protocol, connected_at_ms: since, uptime }
     };
-    let question = Question::Connections { user, page: page.clone() };
     listed(control, question, &page, part, |part| Connections {
         connections: part.entries.into_iter().map(|(id, connection)| (id, entry(connection))).collect(),
     })

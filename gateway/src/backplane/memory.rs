@@ -468,6 +468,15 @@ impl Backplane for Memory {
         Outcome::Ready(self.read(request, at))
     }
 
+    fn remove_history(&self, channel: &Channel, _: ReplyTo, _: Duration) -> Outcome<()> {
+        let (mut shard, _) = self.shard(channel);
+        if let Some(stream) = shard.entries.get_mut(channel).and_then(|entry| entry.stream.as_mut()) {
+            self.forgotten(stream.bytes());
+            stream.kept = VecDeque::new();
+        }
+        Outcome::Ready(Ok(()))
+    }
+
     fn recover(&self, request: RecoverRequest<'_>, _: ReplyTo, at: Duration) -> Outcome<Recovery> {
         Outcome::Ready(Ok(self.missed(request, at)))
     }

@@ -37,6 +37,19 @@ pub enum Order {
     Unsubscribe(Channel),
     /// Expire at this Unix time in seconds, or never.
     Refresh(Option<u64>),
+    /// Another order, for some of the connections of the address.
+    Only(Arc<Only>),
+}
+
+/// An order for those connections of an address that meet every condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Only {
+    /// The user of the connection.
+    pub user: Option<Box<str>>,
+    /// The session of the connection. Only clients whose commands come in requests of their own have one.
+    pub session: Option<Box<str>>,
+    /// The order for them: none of this kind.
+    pub order: Order,
 }
 
 /// What the server API wants of a subscription beyond the rules of the channel's namespace.
@@ -77,6 +90,7 @@ impl Order {
             Self::Subscribe(_, Some(options)) => {
                 size_of::<SubscribeOptions>() + options.info.len() + options.data.len()
             }
+            Self::Only(only) => only.order.bytes(),
             _ => 0,
         }
     }

@@ -33,7 +33,7 @@ use tokio::sync::{oneshot, watch};
 use crate::backplane::inbox::Inbox;
 use crate::backplane::input::InputOutcome;
 pub use crate::backplane::redis::agreement::Plugins;
-use crate::backplane::redis::commands::dispatch::{self, NOT_PUBLISHED, UNAVAILABLE};
+use crate::backplane::redis::commands::dispatch::{self, NOT_PUBLISHED, NOT_REMOVED, UNAVAILABLE};
 use crate::backplane::redis::commands::request::{Request, What};
 use crate::backplane::redis::components::Components;
 pub use crate::backplane::redis::connection::client::LOOKUPS_MAX;
@@ -237,6 +237,14 @@ impl Backplane for Redis {
         let (channel, query) = (channel.clone(), query.clone());
         let what = What::History { channel, query, most, retention };
         self.components.requests.ask(what, reply_to, at)
+    }
+
+    fn remove_history(&self, channel: &Channel, reply_to: ReplyTo, at: Duration) -> Outcome<()> {
+        let Components { topology, requests, .. } = &self.components;
+        if topology.shard(channel).status.takes_no_writes() {
+            return Outcome::Ready(Err(UNAVAILABLE.because(NOT_REMOVED)));
+        }
+        requests.ask(What::RemoveHistory { channel: channel.clone() }, reply_to, at)
     }
 
     fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery> {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::Control;
+use super::{Control, Whom};
 use crate::backplane::{Order, Overrides, SubscribeOptions};
 use crate::config::Namespace;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 
 impl Control {
-    /// Subscribes the connections of an address (`#user` or `@connection`) to a channel.
+    /// Subscribes connections to a channel.
     ///
     /// # Errors
     ///
@@ -17,7 +17,7 @@ impl Control {
     /// the order on.
     pub fn subscribe(
         &self,
-        address: &Channel,
+        whom: &Whom,
         channel: &Channel,
         options: SubscribeOptions,
     ) -> Result<(), ReplyError> {
@@ -25,7 +25,7 @@ impl Control {
         let bytes_max = self.inner.config.limits.publication_bytes_max;
         check(namespace, &options, self.now().unix / 1000, bytes_max)?;
         let options = (options != SubscribeOptions::default()).then(|| Arc::new(options));
-        self.inner.backplane.order(address, None, &Order::Subscribe(channel.clone(), options))
+        self.order(whom, Order::Subscribe(channel.clone(), options))
     }
 }
 

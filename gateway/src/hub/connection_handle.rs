@@ -199,6 +199,11 @@ impl ConnectionHandle {
         outcome
     }
 
+    /// Whether this is its session.
+    pub fn has_session(&self, session: &str) -> bool {
+        self.emulation.as_ref().is_some_and(|emulation| emulation.has_session(session))
+    }
+
     /// Takes the oldest message that came in a request of its own.
     pub fn take_input(&self) -> Option<Bytes> {
         self.emulation.as_ref()?.take()

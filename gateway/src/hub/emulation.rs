@@ -29,9 +29,14 @@ impl EmulatedInput {
         Self { address, messages: RefCell::new(VecDeque::from([first])), bytes }
     }
 
+    /// Whether this is the session of the client.
+    pub fn has_session(&self, session: &str) -> bool {
+        is_same(session, &self.address.session)
+    }
+
     /// Queues a message. The bytes that wait are bounded by the size of the largest message.
     pub fn put(&self, session: &str, data: Bytes, bytes_max: usize) -> InputOutcome {
-        if !is_same(session, &self.address.session) {
+        if !self.has_session(session) {
             return InputOutcome::NoSession;
         }
         let (mut messages, bytes) = (self.messages.borrow_mut(), self.bytes.get() + data.len());

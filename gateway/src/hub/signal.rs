@@ -38,6 +38,8 @@ impl From<Order> for Signal {
             Order::Subscribe(channel, options) => Self::Subscribe(channel, options),
             Order::Unsubscribe(channel) => Self::Unsubscribe(channel),
             Order::Refresh(expires_at) => Self::Refresh(expires_at),
+            // The hub has left out those that are not meant.
+            Order::Only(only) => only.order.clone().into(),
         }
     }
 }

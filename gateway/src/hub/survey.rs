@@ -35,6 +35,7 @@ impl Hub {
                             node: Box::default(),
                             protocol: admitted.handle.format.encoding.protocol_name().into(),
                             since: admitted.since,
+                            transport: admitted.handle.format.transport_name().into(),
                         });
                     }
                 }

@@ -3,7 +3,7 @@
 mod deltas;
 
 use super::*;
-use crate::backplane::Why;
+use crate::backplane::{Only, Order, Why};
 use crate::hub::connection_handle::Unflushed;
 use crate::protocol::code::Close;
 use crate::protocol::filter::Fields;
@@ -399,6 +399,27 @@ fn an_order_reaches_the_connections_of_a_user_and_nobody_else() {
     room.subscribe("news", &a, None);
     room.hub.order(&channel("news"), None, &order);
     assert_eq!(signals(&a), [], "a channel is no address of connections");
+}
+
+#[test]
+fn an_order_for_some_reaches_those_who_meet_every_condition() {
+    let mut room = Room::new();
+    let [a, b] = [(1, "42"), (2, "42")].map(|(number, user)| {
+        let (handle, _) = room.admit(number, 1000, user, &[]);
+        room.subscribe("#42", &handle, None);
+        handle
+    });
+    let only = |user: Option<&str>, session: Option<&str>| {
+        let (user, session) = (user.map(Box::from), session.map(Box::from));
+        Order::Only(Arc::new(Only { user, session, order: Order::Unsubscribe(channel("news")) }))
+    };
+    let one = channel(&format!("@{}", b.id));
+    room.hub.order(&one, None, &only(Some("7"), None));
+    assert_eq!(signals(&b), [], "it is not 7");
+    room.hub.order(&one, None, &only(Some("42"), None));
+    assert_eq!((signals(&a), signals(&b)), (vec![], vec![Signal::Unsubscribe(channel("news"))]));
+    room.hub.order(&channel("#42"), None, &only(None, Some("s")));
+    assert_eq!((signals(&a), signals(&b)), (vec![], vec![]), "they have no session");
 }
 
 #[test]

@@ -278,6 +278,27 @@ fn recovery_gives_everything_or_says_that_it_cannot() {
 }
 
 #[test]
+fn what_is_removed_is_missing_for_those_who_come_back_for_it_and_offsets_go_on() {
+    let node = Node::new();
+    let remove = || now(node.memory.remove_history(&channel("a"), ReplyTo::Nobody, S(0)));
+    assert_eq!(remove(), Ok(()));
+    assert_eq!(node.memory.channels(), 0, "nothing was there, and nothing is made");
+    let epoch = node.publish("a", "1", KEPT, 0).unwrap().epoch;
+    (0..2).for_each(|_| drop(node.publish("a", "x", KEPT, 0).unwrap()));
+    let bytes = || node.memory.history_bytes.load(Ordering::Relaxed);
+    assert!(bytes() > 0);
+    assert_eq!(remove(), Ok(()));
+    assert_eq!(bytes(), 0, "its memory is free");
+    let all = HistoryQuery { limit: -1, ..HistoryQuery::default() };
+    assert_eq!(node.history(&all, 0), Ok(vec![]));
+    assert_eq!(node.recover(2, &epoch, 0), None);
+    assert_eq!(node.recover(3, &epoch, 0), Some(vec![]), "it has everything");
+    let next = Position { offset: 4, epoch: epoch.clone() };
+    assert_eq!(node.publish("a", "4", KEPT, 0), Ok(next));
+    assert_eq!((node.recover(2, &epoch, 0), node.recover(3, &epoch, 0)), (None, Some(vec![4])));
+}
+
+#[test]
 fn the_latest_is_what_counts_where_only_it_counts() {
     let node = Node::new();
     let channel = channel("a");

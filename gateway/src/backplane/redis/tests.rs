@@ -233,6 +233,27 @@ async fn what_somebody_deleted_is_never_taken_for_nothing_missed() {
 }
 
 #[tokio::test]
+async fn what_is_removed_is_missing_for_those_who_come_back_for_it_and_offsets_go_on() {
+    let mut bench = Bench::new().await;
+    let remove = What::RemoveHistory { channel: news() };
+    assert!(matches!(bench.run(&remove).await, Ok(Response::HistoryRemoved(Ok(())))), "nothing is there");
+    for _ in 0..3 {
+        bench.publish("x", KEPT).await;
+    }
+    assert!(matches!(bench.run(&remove).await, Ok(Response::HistoryRemoved(Ok(())))));
+    let all = HistoryQuery { limit: -1, since: None, reverse: false };
+    assert_eq!(bench.history(all.clone()).await, Ok(vec![]));
+    assert_eq!(bench.recover(Some((2, "stream2")), 9).await.0, None);
+    assert_eq!(bench.latest(2, "stream2", 9).await, None);
+    let top = Position { offset: 3, epoch: "stream2".into() };
+    assert_eq!(bench.recover(Some((3, "stream2")), 9).await, (Some(vec![]), top), "it has everything");
+    assert_eq!(bench.publish("x", KEPT).await, Position { offset: 4, epoch: "stream2".into() });
+    assert_eq!(bench.recover(Some((2, "stream2")), 9).await.0, None);
+    assert_eq!(bench.recover(Some((3, "stream2")), 9).await.0, Some(vec![4]));
+    assert_eq!(bench.history(all).await, Ok(vec![4]));
+}
+
+#[tokio::test]
 async fn reading_writes_nothing() {
     let mut bench = Bench::new().await;
     bench.ask(&["SET", "t:anchor", "random"]).await;

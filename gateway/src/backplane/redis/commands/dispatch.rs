@@ -22,6 +22,8 @@ pub(crate) const UNAVAILABLE: ReplyError = ReplyError::INTERNAL;
 pub(crate) const AWAY: &str = "redis cannot be asked at the moment: try again";
 pub(crate) const NOT_PUBLISHED: &str =
     "nothing was published, because redis cannot take it at the moment: try again";
+pub(crate) const NOT_REMOVED: &str =
+    "the history was not removed, because redis takes no writes at the moment: try again";
 pub(crate) const TOO_FEW_REPLICAS: &str = "too few replicas have it in time: it was published, and a failure of redis may lose it; to publish it \
     again is safe with the same `idempotency_key` only";
 pub(crate) const PARTIAL: &str = "another gateway does not keep who is in this channel, so only a part is known: its rules differ, see \

@@ -65,6 +65,8 @@ pub(crate) enum What {
     },
     /// Read a part of a channel's history.
     History { channel: Channel, query: HistoryQuery, most: Most, retention: Retention },
+    /// Remove the kept publications of a channel.
+    RemoveHistory { channel: Channel },
     /// Read the publications a subscriber missed, or only the newest ones.
     Recover { channel: Channel, since: Option<Position>, latest: bool, most: Most, retention: Retention },
     /// List the members of a channel at these nodes, up to a bound.
@@ -92,6 +94,7 @@ impl What {
         match self {
             Self::Publish { channel, .. }
             | Self::History { channel, .. }
+            | Self::RemoveHistory { channel }
             | Self::Recover { channel, .. }
             | Self::Presence { channel, .. }
             | Self::Take { channel, .. }
@@ -202,6 +205,12 @@ impl What {
                 command.arg(head).arg(feed).arg(wire::head(to.as_ref())).arg(rest);
                 command
             }
+            // The position is another key: what is not kept any more is found to be missing by it.
+            Self::RemoveHistory { channel } => {
+                let mut command = redis::cmd("UNLINK");
+                command.arg(keys.stream(channel));
+                command
+            }
             Self::Presence { channel, nodes, bytes_max } => {
                 let mut command = redis::cmd("EVALSHA");
                 command.arg(&scripts.presence_read).arg(nodes.len());
@@ -263,6 +272,9 @@ impl What {
             }
             Self::Publish { .. } => {
                 published(reply, self.once().is_some()).map(|published| Response::Published(Ok(published)))
+            }
+            Self::RemoveHistory { .. } => {
+                matches!(reply, Value::Int(_)).then_some(Response::HistoryRemoved(Ok(())))
             }
             Self::Presence { .. } => match reply {
                 Value::Array(members) => Some(Response::Present(Ok(decoded(members)))),
@@ -330,6 +342,7 @@ impl What {
             Self::Recover { .. } => Response::Recovered(Err(error)),
             Self::Presence { .. } | Self::Take { .. } => Response::Present(Err(error)),
             Self::Count { .. } => Response::Counted(Err(error)),
+            Self::RemoveHistory { .. } => Response::HistoryRemoved(Err(error)),
         }
     }
 }

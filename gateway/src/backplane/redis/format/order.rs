@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backplane::redis::format::wire::fields::{self, Fields, channel, put, put_number, subscription};
-use crate::backplane::{Order, Overrides, SubscribeOptions, Why};
+use crate::backplane::{Only, Order, Overrides, SubscribeOptions, Why};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::Position;
@@ -33,6 +33,10 @@ pub(crate) mod order_tag {
     pub(crate) const PUSH_JOIN_LEAVE: u8 = 16;
     pub(crate) const RECOVERY: u8 = 17;
     pub(crate) const POSITIONING: u8 = 18;
+    /// Conditions, and the kind of the order for those that meet them.
+    pub(crate) const ONLY_USER: u8 = 40;
+    pub(crate) const ONLY_SESSION: u8 = 41;
+    pub(crate) const ONLY_ORDER: u8 = 42;
 }
 
 /// Kinds of orders.
@@ -46,13 +50,29 @@ mod kind {
     /// A kind of its own: a gateway that skipped the options would list a client that is to be hidden, or say
     /// nothing of what the client has missed.
     pub(crate) const SUBSCRIBE_WITH: u8 = 5;
+    /// A kind of its own: a gateway that skipped the conditions would concern other connections.
+    pub(crate) const ONLY: u8 = 16;
 }
 
 /// Encodes an order of a node.
 pub(crate) fn put_order(bytes: &mut Vec<u8>, node: u64, address: &Channel, order: &Order) {
     put_number(bytes, order_tag::NODE, node);
     put(bytes, order_tag::ADDRESS, address.as_str().as_bytes());
-    let put_kind = |bytes: &mut Vec<u8>, kind: u8| put(bytes, order_tag::ORDER, &[kind]);
+    let (order, kind_tag) = match order {
+        Order::Only(only) => {
+            put(bytes, order_tag::ORDER, &[kind::ONLY]);
+            for (tag, condition) in
+                [(order_tag::ONLY_USER, &only.user), (order_tag::ONLY_SESSION, &only.session)]
+            {
+                if let Some(condition) = condition {
+                    put(bytes, tag, condition.as_bytes());
+                }
+            }
+            (&only.order, order_tag::ONLY_ORDER)
+        }
+        order => (order, order_tag::ORDER),
+    };
+    let put_kind = |bytes: &mut Vec<u8>, kind: u8| put(bytes, kind_tag, &[kind]);
     let put_channel =
         |bytes: &mut Vec<u8>, channel: &Channel| put(bytes, order_tag::CHANNEL, channel.as_str().as_bytes());
     match order {
@@ -94,6 +114,8 @@ pub(crate) fn put_order(bytes: &mut Vec<u8>, node: u64, address: &Channel, order
                 put_number(bytes, order_tag::EXPIRES_AT, *expires_at);
             }
         }
+        // Nothing makes one inside another.
+        Order::Only(_) => (),
     }
 }
 
@@ -132,6 +154,7 @@ pub(crate) fn read_order(message: &Bytes, bytes: &[u8]) -> Option<Option<(u64, C
     let (mut node, mut address, mut kind, mut code) = (None, None, None, None);
     let (mut concerned, mut reason, mut why, mut kept) = (None, "", Why::Api, Vec::new());
     let (mut offset, mut epoch, mut options) = (None, "", SubscribeOptions::default());
+    let (mut only_kind, mut user, mut session) = (None, None, None);
     while let Some((tag, value)) = fields.next()? {
         let overrides = &mut options.overrides;
         match tag {
@@ -160,6 +183,9 @@ pub(crate) fn read_order(message: &Bytes, bytes: &[u8]) -> Option<Option<(u64, C
             order_tag::PUSH_JOIN_LEAVE => overrides.push_join_leave = Some(flag(value)?),
             order_tag::RECOVERY => overrides.recovery = Some(flag(value)?),
             order_tag::POSITIONING => overrides.positioning = Some(flag(value)?),
+            order_tag::ONLY_ORDER => only_kind = Some(value),
+            order_tag::ONLY_USER => user = Some(Box::from(fields::text(value)?)),
+            order_tag::ONLY_SESSION => session = Some(Box::from(fields::text(value)?)),
             _ => (),
         }
     }
@@ -167,6 +193,8 @@ pub(crate) fn read_order(message: &Bytes, bytes: &[u8]) -> Option<Option<(u64, C
     // A code that cannot close a connection would make a broken frame for the client.
     let close = || Some(Close::custom(code?, reason)).filter(|close| (3000..=4999).contains(&close.code));
     let [kind] = kind? else { return Some(None) };
+    let only = *kind == kind::ONLY;
+    let [kind] = (if only { only_kind? } else { &[*kind][..] }) else { return Some(None) };
     let order = match *kind {
         kind::CLOSE => Order::Close(close()?, why),
         kind::CLOSE_OTHERS => Order::CloseOthers { close: close()?, kept: kept.into() },
@@ -176,6 +204,7 @@ pub(crate) fn read_order(message: &Bytes, bytes: &[u8]) -> Option<Option<(u64, C
         kind::REFRESH => Order::Refresh(options.expires_at),
         _ => return Some(None),
     };
+    let order = if only { Order::Only(Arc::new(Only { user, session, order })) } else { order };
     Some(Some((node?, address?, order)))
 }
 
@@ -240,6 +269,25 @@ mod tests {
             let order = Order::Subscribe(news(), Some(Arc::new(options)));
             let (_, _, read) = read(&order).unwrap().unwrap();
             assert_eq!(read, order);
+        }
+    }
+
+    #[test]
+    fn an_order_for_some_comes_with_its_conditions() {
+        let news = Channel::parse("news").unwrap();
+        for (user, session) in [(Some("42"), None), (None, Some("s")), (Some("42"), Some("s"))] {
+            for order in [
+                Order::Close(Close::custom(4000, "bye"), Why::Api),
+                Order::CloseOthers { close: Close::custom(4000, "bye"), kept: Arc::new(["a".into()]) },
+                every_option(),
+                Order::Unsubscribe(news.clone()),
+                Order::Refresh(Some(9)),
+            ] {
+                let (user, session) = (user.map(Box::from), session.map(Box::from));
+                let order = Order::Only(Arc::new(Only { user, session, order }));
+                let (_, _, read) = read(&order).unwrap().unwrap();
+                assert_eq!(read, order);
+            }
         }
     }
 

@@ -28,6 +28,7 @@ mod entry_tag {
     pub(super) const COUNT: u8 = 2;
     pub(super) const PROTOCOL: u8 = 3;
     pub(super) const SINCE: u8 = 4;
+    pub(super) const TRANSPORT: u8 = 5;
 }
 
 /// The first tag of the numbers in an answer with counts.
@@ -88,6 +89,7 @@ pub(crate) fn put_finding(bytes: &mut Vec<u8>, finding: &Finding) {
             put_entries(bytes, part, |bytes, connection| {
                 put(bytes, entry_tag::PROTOCOL, connection.protocol.as_bytes());
                 put_number(bytes, entry_tag::SINCE, connection.since);
+                put(bytes, entry_tag::TRANSPORT, connection.transport.as_bytes());
             });
         }
     }
@@ -102,7 +104,9 @@ pub(crate) fn read_finding(bytes: &[u8]) -> Option<Option<Finding>> {
                 [0] => Some(Finding::Counts(read_counts(bytes)?)),
                 [1] => Some(Finding::Channels(read_entries(bytes, |entry| entry.count)?)),
                 [2] => Some(Finding::Connections(read_entries(bytes, |entry| {
-                    Some(Connection { node: Box::default(), protocol: entry.protocol?, since: entry.since? })
+                    let transport = entry.transport.unwrap_or_default();
+                    let (protocol, since) = (entry.protocol?, entry.since?);
+                    Some(Connection { node: Box::default(), protocol, since, transport })
                 })?)),
                 _ => None,
             });
@@ -154,6 +158,7 @@ struct Entry {
     count: Option<u64>,
     protocol: Option<Box<str>>,
     since: Option<u64>,
+    transport: Option<Box<str>>,
 }
 
 fn read_entries<T>(bytes: &[u8], read: impl Fn(Entry) -> Option<T>) -> Option<Part<T>> {
@@ -179,6 +184,7 @@ fn read_entry(bytes: &[u8]) -> Option<Entry> {
             entry_tag::COUNT => entry.count = Some(number(value)?),
             entry_tag::PROTOCOL => entry.protocol = Some(text(value)?.into()),
             entry_tag::SINCE => entry.since = Some(number(value)?),
+            entry_tag::TRANSPORT => entry.transport = Some(text(value)?.into()),
             _ => (),
         }
     }

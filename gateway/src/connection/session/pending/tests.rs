@@ -93,6 +93,11 @@ impl Backplane for Slow {
         self.later(&reply_to, asked, Response::History)
     }
 
+    fn remove_history(&self, channel: &Channel, reply_to: ReplyTo, at: Duration) -> Outcome<()> {
+        let asked = self.memory.remove_history(channel, ReplyTo::Nobody, at);
+        self.later(&reply_to, asked, Response::HistoryRemoved)
+    }
+
     fn recover(&self, request: RecoverRequest<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Recovery> {
         let asked = self.memory.recover(request, ReplyTo::Nobody, at);
         self.later(&reply_to, asked, Response::Recovered)

@@ -82,7 +82,8 @@ fn asked() -> [Question; 3] {
 fn found() -> [Finding; 3] {
     let counts = Counts { clients: 1, users: 2, channels: 3, subscriptions: 4, workers: 5 };
     let channels = BTreeMap::from([("a".into(), 1), ("b".into(), 2)]);
-    let connection = Connection { node: Box::default(), protocol: "raw".into(), since: 9 };
+    let (protocol, transport) = ("raw".into(), "websocket".into());
+    let connection = Connection { node: Box::default(), protocol, since: 9, transport };
     [
         Finding::Counts(counts),
         Finding::Channels(Part { entries: channels, more: true }),
