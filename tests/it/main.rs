@@ -9,5 +9,6 @@ mod load;
 mod plugins;
 mod redis;
 mod operations;
+mod backends;
 mod tools;
 mod tree;

@@ -1,0 +1,3 @@
+//! Backends of an application: what they ask, tell and hear.
+
+mod api;
