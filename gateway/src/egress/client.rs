@@ -101,8 +101,11 @@ pub enum Error {
     /// The process has too many connections.
     #[error("too many connections at the same time; try again later")]
     Busy,
-    /// The name is unknown, the server does not listen, the certificate is invalid, or the response is
-    /// malformed.
+    /// There is no connection: the name is unknown, the server does not listen, or its certificate is
+    /// invalid. The server has seen nothing of the request.
+    #[error("the request failed: {0}")]
+    Unreachable(Box<str>),
+    /// The response is malformed, or ends in the middle.
     #[error("the request failed: {0}")]
     Failed(Box<str>),
 }
@@ -154,20 +157,33 @@ impl Client {
     ) -> Result<Response, Error> {
         let exchange = async {
             let (head, body) = self.exchange(request, reach).await?.into_parts();
-            // An announced length is trusted before anything of the body is read.
-            if body.size_hint().lower() > body_bytes_max as u64 {
-                return Err(Error::TooLarge(body_bytes_max));
+            let (status, headers) = (head.status.as_u16(), listed(&head.headers));
+            Ok(Response { status, headers, body: read(body, body_bytes_max).await? })
+        };
+        timeout(deadline, exchange).await.unwrap_or(Err(Error::Timeout(deadline)))
+    }
+
+    /// Like [`send`](Self::send), but of a response without success only the head is returned: nobody uses
+    /// the rest, so it may be of any size and nobody waits for it.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be sent, or no complete response arrives in time.
+    pub async fn send_for_success(
+        &self,
+        request: Request,
+        reach: Reach,
+        deadline: Duration,
+        body_bytes_max: usize,
+    ) -> Result<Response, Error> {
+        let exchange = async {
+            let (head, body) = self.exchange(request, reach).await?.into_parts();
+            let (status, headers) = (head.status.as_u16(), listed(&head.headers));
+            if !head.status.is_success() {
+                tokio::spawn(drain(body));
+                return Ok(Response { status, headers, body: Bytes::new() });
             }
-            let body = Limited::new(body, body_bytes_max).collect().await;
-            let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-                Some(_) => Error::TooLarge(body_bytes_max),
-                None => Error::Failed(innermost(&*error)),
-            })?;
-            Ok(Response {
-                status: head.status.as_u16(),
-                headers: listed(&head.headers),
-                body: body.to_bytes(),
-            })
+            Ok(Response { status, headers, body: read(body, body_bytes_max).await? })
         };
         timeout(deadline, exchange).await.unwrap_or(Err(Error::Timeout(deadline)))
     }
@@ -185,8 +201,7 @@ impl Client {
     ) -> Result<Response, Error> {
         let response = timeout(deadline, self.exchange(request, reach)).await;
         let (head, body) = response.unwrap_or(Err(Error::Timeout(deadline)))?.into_parts();
-        // A connection can be reused only if the response was read to its end.
-        let _ = timeout(UNWANTED_TIME, Limited::new(body, UNWANTED_BYTES_MAX).collect()).await;
+        drain(body).await;
         Ok(Response { status: head.status.as_u16(), headers: listed(&head.headers), body: Bytes::new() })
     }
 
@@ -248,6 +263,11 @@ impl Request {
         }
         Ok(Self { inner })
     }
+
+    /// Whether the client writes the header of this lower-case name itself and accepts it from nobody.
+    pub fn is_reserved(name: &str) -> bool {
+        RESERVED.contains(&name)
+    }
 }
 
 impl Response {
@@ -261,6 +281,25 @@ impl Response {
     pub fn is_success(&self) -> bool {
         StatusCode::from_u16(self.status).is_ok_and(|status| status.is_success())
     }
+}
+
+/// Reads a body of at most this many bytes.
+async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, Error> {
+    // An announced length is trusted before anything of the body is read.
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(Error::TooLarge(bytes_max));
+    }
+    let body = Limited::new(body, bytes_max).collect().await;
+    let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => Error::TooLarge(bytes_max),
+        None => Error::Failed(innermost(&*error)),
+    })?;
+    Ok(body.to_bytes())
+}
+
+/// Reads a body that nobody wants: a connection can be reused only if the response was read to its end.
+async fn drain(body: Incoming) {
+    let _ = timeout(UNWANTED_TIME, Limited::new(body, UNWANTED_BYTES_MAX).collect()).await;
 }
 
 fn listed(headers: &HeaderMap) -> Vec<(Box<str>, Bytes)> {
@@ -277,7 +316,7 @@ fn explain(error: &legacy::Error) -> Error {
             return match error {
                 ConnectError::Refused(_) => Error::Refused(error.to_string().into()),
                 ConnectError::Busy => Error::Busy,
-                ConnectError::Failed(why) => Error::Failed(why.clone()),
+                ConnectError::Failed(why) => Error::Unreachable(why.clone()),
             };
         }
         source = error.source();

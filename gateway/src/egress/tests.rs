@@ -134,7 +134,7 @@ async fn nobody_there_and_no_http_are_failures_in_words() {
     let vacant = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let url = format!("http://{vacant}/secret");
     let failed = Client::new().send(get(&url), Reach::Anywhere, SOON, KIB).await;
-    let Err(error @ Error::Failed(_)) = failed else { panic!("{failed:?}") };
+    let Err(error @ Error::Unreachable(_)) = failed else { panic!("{failed:?}") };
     assert!(error.to_string().contains("refused") && !error.to_string().contains("secret"), "{error}");
     let server = Server::start(|_, _| b"SSH-2.0-OpenSSH\r\n\r\n".to_vec()).await;
     assert!(matches!(send(&server).await, Err(Error::Failed(_))));
@@ -199,7 +199,9 @@ async fn a_server_must_prove_to_be_the_one_that_was_meant() {
     for (client, host) in
         [(Client::trusting(certificate), "127.0.0.1"), (Client::trusting(other), "localhost")]
     {
-        let Err(error @ Error::Failed(_)) = ask(client, host).await else { panic!("{host} is believed") };
+        let Err(error @ Error::Unreachable(_)) = ask(client, host).await else {
+            panic!("{host} is believed")
+        };
         assert!(error.to_string().contains("certificate"), "{error}");
     }
 }

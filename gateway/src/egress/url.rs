@@ -111,6 +111,52 @@ impl Url {
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
+
+    /// The URL with its path and without its query, for people who may see the configuration.
+    pub fn without_query(&self) -> String {
+        format!("{}{}", self.origin, self.uri.path())
+    }
+
+    /// The same URL with `path` after its path; the query stays. `path` begins with `/` or is empty.
+    ///
+    /// # Errors
+    ///
+    /// What would be accepted, if the path would lead to another place than below this URL.
+    pub fn below(&self, path: &str) -> Result<Self, &'static str> {
+        if path.is_empty() {
+            return Ok(self.clone());
+        }
+        let base = self.uri.path();
+        self.at(&format!("{}{}", base.strip_suffix('/').unwrap_or(base), checked(path)?), self.uri.query())
+    }
+
+    /// A path of the same origin, without a query.
+    ///
+    /// # Errors
+    ///
+    /// What would be accepted, if it is not a path.
+    pub fn beside(&self, path: &str) -> Result<Self, &'static str> {
+        self.at(checked(path)?, None)
+    }
+
+    fn at(&self, path: &str, query: Option<&str>) -> Result<Self, &'static str> {
+        let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+        let mut parts = self.uri.clone().into_parts();
+        parts.path_and_query = Some(target.parse().map_err(|_| PATH)?);
+        let uri = Uri::from_parts(parts).map_err(|_| PATH)?;
+        Ok(Self { uri, origin: self.origin.clone() })
+    }
+}
+
+const PATH: &str = "a path that begins with `/`, without a query and without segments such as `..`";
+
+fn checked(path: &str) -> Result<&str, &'static str> {
+    let is_dots = |segment: &str| {
+        let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+        plain == "." || plain == ".."
+    };
+    let fits = path.starts_with('/') && !path.contains(['?', '#', '\\']) && !path.split('/').any(is_dots);
+    if fits { Ok(path) } else { Err(PATH) }
 }
 
 impl fmt::Debug for Url {
@@ -163,6 +209,30 @@ mod tests {
         ] {
             assert!(Origin::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_path_is_appended_and_leads_nowhere_else() {
+        let below = |url: &str, path: &str| {
+            Url::parse(url).expect(url).below(path).map(|url| url.uri.to_string()).map_err(|_| ())
+        };
+        for (url, path, result) in [
+            ("http://a.example", "/connect", "http://a.example/connect"),
+            ("http://a.example/", "/connect", "http://a.example/connect"),
+            ("http://a.example/hook/", "/rpc/a.b", "http://a.example/hook/rpc/a.b"),
+            ("http://a.example/hook?key=7", "/rpc/%2f", "http://a.example/hook/rpc/%2f?key=7"),
+            ("http://a.example/hook?key=7", "", "http://a.example/hook?key=7"),
+        ] {
+            assert_eq!(below(url, path).as_deref(), Ok(result));
+        }
+        for path in
+            ["connect", "/a?b", "/a#b", "/../a", "/a/..", "/%2e%2E/a", "/.", "/a b", "/\\a", "/a\r\nb"]
+        {
+            assert!(below("http://a.example/hook", path).is_err(), "{path}");
+        }
+        let url = Url::parse("http://A.example:80/hook?key=7").expect("valid");
+        assert_eq!(url.without_query(), "http://a.example/hook");
+        assert_eq!(url.beside("/health").expect("a path").uri.to_string(), "http://A.example:80/health");
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn explain(refused: &FetchRefused) -> types::Error {
         FetchRefused::Error(Error::Refused(_)) => code::REFUSED_ADDRESS,
         FetchRefused::Error(Error::Timeout(_)) => code::TIMEOUT,
         FetchRefused::Error(Error::TooLarge(_)) => code::ANSWER_TOO_LARGE,
-        FetchRefused::Error(Error::Failed(_)) => code::REQUEST_FAILED,
+        FetchRefused::Error(Error::Failed(_) | Error::Unreachable(_)) => code::REQUEST_FAILED,
     };
     error(code, refused.to_string())
 }
