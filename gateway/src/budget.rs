@@ -50,7 +50,10 @@ pub struct Budget(Vec<(&'static str, u64)>);
 impl Budget {
     /// The budget of a configuration, with this many bytes for plugins.
     pub fn of(config: &Config, plugins: u64) -> Self {
-        let upstreams = config.upstreams.values().map(|upstream| upstream.queue_bytes_max as u64);
+        let upstreams = config
+            .upstreams
+            .values()
+            .map(|upstream| (upstream.queue_bytes_max as u64).saturating_add(upstream.asks.memory_max()));
         Self(vec![
             ("memory.outbound_bytes_max", config.memory.outbound_bytes_max as u64),
             ("memory.history_bytes_max", config.memory.history_bytes_max as u64),

@@ -13,6 +13,7 @@ mod redis;
 mod topology;
 mod resolve;
 mod secret;
+mod targets;
 mod tls;
 mod upstream;
 
@@ -29,8 +30,8 @@ pub(crate) use origin::http_origin;
 pub use personal::PersonalChannel;
 pub use proxies::{Proxies, Tell};
 pub use secret::{Secret, SigningKey};
+pub use targets::{Asks, Health, Shadow, TargetBreaker, UpstreamTarget, WEIGHT_MAX};
 
-use crate::egress::Url;
 use crate::log_users::LogUsers;
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::push::MEMBER_BYTES_MAX;
@@ -532,12 +533,20 @@ impl Plugins {
     }
 }
 
-/// An HTTP endpoint that receives events of plugins.
+/// An HTTP service behind the gateway that receives events of plugins and answers questions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// The URL that each event is posted to.
-    pub url: Url,
-    /// The key that signs events.
+    /// Where its servers are. Not empty, and not every weight is 0.
+    pub targets: Box<[UpstreamTarget]>,
+    /// How questions are put to it.
+    pub asks: Asks,
+    /// When a target that fails gets nothing for a while.
+    pub breaker: TargetBreaker,
+    /// How targets are checked beside the traffic, if at all.
+    pub health: Option<Health>,
+    /// Where copies of questions go, if anywhere.
+    pub shadow: Option<Shadow>,
+    /// The key that signs events and questions.
     pub secret: Option<SigningKey>,
     /// Time for one attempt.
     pub timeout: Duration,

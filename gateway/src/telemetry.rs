@@ -4,6 +4,7 @@ pub mod backplane;
 pub mod exposition;
 mod lines;
 pub mod metrics;
+pub mod target;
 pub mod upstream;
 
 use std::backtrace::{Backtrace, BacktraceStatus};

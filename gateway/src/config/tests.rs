@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use super::*;
+use crate::egress::Url;
 
 /// The leaves of the shipped file, as `table.key`.
 fn shipped_keys() -> BTreeSet<String> {
@@ -164,7 +165,18 @@ fn every_key_reaches_its_own_field() {
         compile_bytes_max = "47MiB"
         max = 34
         [upstreams.orders]
-        url = "https://hooks.example/orders"
+        targets = [{ url = "https://a.example/orders", weight = 43 }, { url = "https://b.example" }]
+        ask_timeout = "44s"
+        asks_in_flight_max = 45
+        asks_waiting_max = 46
+        ask_answer_bytes_max = "47KiB"
+        ask_retries = 4
+        breaker_failures = 48
+        breaker_pause = "49s"
+        health_path = "/health"
+        health_interval = "50s"
+        shadow = "https://shadow.example"
+        shadow_share = 51
         timeout = "34s"
         retries = 3
         retry_pause_min = "36ms"
@@ -307,7 +319,19 @@ fn every_key_reaches_its_own_field() {
         upstreams: BTreeMap::from([(
             "orders".into(),
             Upstream {
-                url: Url::parse("https://hooks.example/orders").unwrap(),
+                targets: [("https://a.example/orders", 43), ("https://b.example", 1)]
+                    .map(|(url, weight)| UpstreamTarget { url: Url::parse(url).unwrap(), weight })
+                    .into(),
+                asks: Asks {
+                    timeout: Duration::from_secs(44),
+                    in_flight_max: 45,
+                    waiting_max: 46,
+                    answer_bytes_max: 47 << 10,
+                    retries: 4,
+                },
+                breaker: TargetBreaker { failures: 48, pause: Duration::from_secs(49) },
+                health: Some(Health { path: "/health".into(), interval: Duration::from_secs(50) }),
+                shadow: Some(Shadow { url: Url::parse("https://shadow.example").unwrap(), share: 51 }),
                 secret: None,
                 timeout: Duration::from_secs(34),
                 retries: 3,

@@ -1,4 +1,4 @@
-//! Reads the upstreams, which receive the events of plugins.
+//! Reads the upstreams, which receive the events of plugins and answer questions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::external::external_secret;
-use super::read::{Document, Invalid, Section, found};
+use super::read::{Document, Invalid, Section};
 use super::resolve::{GIB, KIB, MINUTE, SECOND};
-use super::{SigningKey, Upstream};
-use crate::egress::Url;
+use super::{SigningKey, Upstream, UpstreamTarget, targets};
 
 /// Maximum number of upstreams.
 const UPSTREAMS_MAX: usize = 64;
@@ -23,7 +22,6 @@ const NAME_BYTES_MAX: usize = 64;
 /// Minimum and maximum length of a key, in bytes.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 
-const URL: &str = "a URL such as \"https://hooks.example/orders\"";
 const SECRET: &str =
     "\"env:NAME\" or \"file:PATH\" of a secret with 16 to 256 bytes, or \"\" to sign nothing";
 
@@ -37,8 +35,10 @@ pub(super) fn upstreams(
     if shape.is_changed() {
         shape.misnamed("upstream", "one table for each upstream, such as [upstreams.orders]");
     }
-    // These values are never used: only defaults for missing keys are read from this table.
-    read(&shape, folder, environment);
+    // These values are never used: only defaults for missing keys are read from this table, which names no
+    // target.
+    let _ = (shape.value("url", |_| Ok(())), shape.value("targets", |_| Ok(())));
+    read(&shape, folder, environment, None);
     shape.finish();
     let mut upstreams = BTreeMap::new();
     for (name, section) in document.sections("upstreams", "upstream") {
@@ -48,34 +48,23 @@ pub(super) fn upstreams(
         } else if upstreams.len() == UPSTREAMS_MAX {
             section.misnamed(name, "at most 64 upstreams");
         }
-        let upstream = read(&section, folder, environment);
-        if upstream.is_none() {
-            section.conflict(&["url"], "no URL", URL);
-        }
+        let upstream = read(&section, folder, environment, targets::targets(&section));
         section.finish();
         upstreams.extend(upstream.map(|upstream| (name.into(), upstream)));
     }
     upstreams
 }
 
-/// `None` without a URL.
+/// `None` without a target.
 fn read(
     section: &Section<'_, '_>,
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
+    targets: Option<Box<[UpstreamTarget]>>,
 ) -> Option<Upstream> {
-    let url = section.value("url", |value| {
-        let invalid = |accepted: &str| {
-            // The path may contain a secret.
-            let found =
-                if value.get_ref().is_str() { "something else".to_owned() } else { found(value.get_ref()) };
-            vec![Invalid { span: None, found, accepted: accepted.to_owned() }]
-        };
-        match value.get_ref().as_str().ok_or_else(|| invalid(URL))? {
-            "" => Ok(None),
-            text => Url::parse(text).map(Some).map_err(invalid),
-        }
-    });
+    let asks = targets::asks(section);
+    let breaker = targets::breaker(section);
+    let (health, shadow) = (targets::health(section), targets::shadow(section));
     let secret = section.value("secret", |value| secret(value, folder, environment));
     let timeout = section.duration("timeout", 100..=MINUTE);
     let retries = section.number("retries", 0..=100);
@@ -90,7 +79,11 @@ fn read(
     });
     let dead_letter_bytes_max = section.size("dead_letter_bytes_max", 64 * KIB..=64 * GIB);
     Some(Upstream {
-        url: url?,
+        targets: targets?,
+        asks,
+        breaker,
+        health,
+        shadow,
         secret,
         timeout,
         retries: u32::try_from(retries).unwrap_or(u32::MAX),

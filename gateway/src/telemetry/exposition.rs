@@ -1,6 +1,7 @@
 //! [`Exposition`] writes all metrics as text in the OpenMetrics format.
 
 mod process;
+mod targets;
 mod writer;
 
 use std::collections::BTreeSet;
@@ -78,6 +79,7 @@ impl Collector for Node {
         self.node(&mut writer)?;
         certificates(&mut writer, &self.metrics)?;
         upstreams(&mut writer, &self.metrics.node.upstreams())?;
+        targets::write(&mut writer, &self.metrics.node.upstreams())?;
         if let Some(metrics) = self.metrics.node.backplane.get() {
             backplane(&mut writer, metrics)?;
         }
@@ -562,7 +564,7 @@ mod tests {
         applied(false, Loads::default());
         metrics.node.admin_response("/metrics", 200);
         metrics.node.admin_response("/metrics", 418);
-        let upstream = metrics.node.upstream("orders");
+        let upstream = metrics.node.upstream("orders", 2);
         upstream.entered(1000);
         upstream.entered(500);
         upstream.left(1000);

@@ -596,9 +596,9 @@ impl NodeMetrics {
         self.publications_refused[reason as usize].inc();
     }
 
-    /// Creates the counters of an upstream in the configuration.
-    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
-        let metrics = Arc::new(UpstreamMetrics::new(name));
+    /// Creates the counters of an upstream in the configuration, which has this many targets.
+    pub fn upstream(&self, name: &str, targets: usize) -> Arc<UpstreamMetrics> {
+        let metrics = Arc::new(UpstreamMetrics::new(name, targets));
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
         metrics
     }

@@ -1,11 +1,13 @@
 //! [`UpstreamMetrics`] counts the events of one upstream.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
 use super::metrics::SharedCounter;
+use super::target::{AskMetrics, TargetMetrics};
 
 /// The counters of one upstream. They include the queue's size, so that the queue and the metric cannot
 /// disagree.
@@ -18,11 +20,17 @@ pub struct UpstreamMetrics {
     pub(super) refused: SharedCounter,
     queued_events: AtomicU64,
     queued_bytes: AtomicU64,
+    /// Its targets, in the order of the configuration.
+    pub targets: Arc<[TargetMetrics]>,
+    /// The questions to it.
+    pub asks: AskMetrics,
 }
 
 impl UpstreamMetrics {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str, targets: usize) -> Self {
         Self {
+            targets: (0..targets).map(TargetMetrics::new).collect(),
+            asks: AskMetrics::default(),
             name: name.into(),
             sent: SharedCounter::default(),
             retried: SharedCounter::default(),

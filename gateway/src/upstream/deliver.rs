@@ -11,9 +11,9 @@ use tokio::time::{sleep, sleep_until};
 
 use super::dead::{DeadLetters, Letter};
 use super::sign::signature;
-use super::{Event, Stop, Upstream};
+use super::{Event, Stop, USER_AGENT, Upstream};
 use crate::clock::Clock;
-use crate::egress::{Client, Error, Reach, Request, Response};
+use crate::egress::{Client, Error, Request, Response, Url};
 use crate::seldom::seldom;
 
 pub(super) struct Delivery {
@@ -136,13 +136,18 @@ async fn attempts(upstream: Arc<Upstream>, client: Client, clock: Clock, event: 
 }
 
 async fn send(upstream: &Upstream, client: &Client, clock: Clock, event: &Event) -> Result<Response, Error> {
+    let make = |url: &Url| request(upstream, clock, event, url);
+    upstream.targets.send(client, upstream.config.timeout, make).await
+}
+
+fn request(upstream: &Upstream, clock: Clock, event: &Event, url: &Url) -> Result<Request, Error> {
     let config = &upstream.config;
     // The time of this attempt, not of the event: receivers refuse old signatures.
     let second = clock.now().unix / 1000;
     let json = serde_json::from_slice::<IgnoredAny>(&event.payload).is_ok();
     let mut headers = vec![
         ("content-type", (if json { "application/json" } else { "application/octet-stream" }).to_owned()),
-        ("user-agent", concat!("gateway/", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("user-agent", USER_AGENT.to_owned()),
         ("webhook-id", event.id.to_string()),
         ("webhook-timestamp", second.to_string()),
         ("gateway-upstream", upstream.name.to_string()),
@@ -157,8 +162,7 @@ async fn send(upstream: &Upstream, client: &Client, clock: Clock, event: &Event)
             headers.push((name, visible(value)));
         }
     }
-    let request = Request::new("POST", &config.url, headers, event.payload.clone())?;
-    client.send_for_head(request, Reach::Anywhere, config.timeout).await
+    Request::new("POST", url, headers, event.payload.clone())
 }
 
 /// Encodes a text for a header: percent signs and everything but visible ASCII as `%` and two hex digits.

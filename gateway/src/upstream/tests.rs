@@ -6,6 +6,9 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+mod asking;
+mod backend;
+
 use super::*;
 use crate::config::Config;
 use crate::egress::tests::server::{Server, answer};
