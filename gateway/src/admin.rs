@@ -17,6 +17,7 @@ pub(crate) mod plugins;
 mod route;
 mod subscribe;
 mod survey;
+mod upstreams;
 
 use std::convert::Infallible;
 use std::future::poll_fn;

@@ -14,6 +14,7 @@ mod serve;
 mod signals;
 mod tail;
 mod token;
+mod upstream;
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -48,6 +49,7 @@ Examples:
   gateway tail                            show what its plugins decide, as it happens
   gateway redis inspect news:1 --config gateway.toml
                                           show the keys of a channel in Redis
+  gateway upstream list                   show the services behind it, and their servers
   gateway plugin new shout                create a plugin; `gateway plugin --help` goes on
   gateway pack --output gateway-full      make a program that carries the shipped plugins
 
@@ -97,6 +99,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Tail(tail::Arguments),
     Redis(redis::Arguments),
+    Upstream(upstream::Arguments),
     Pack(pack::Arguments),
     #[command(name = COMPILE_COMMAND, hide = true)]
     CompileForParent(compile::Arguments),
@@ -121,6 +124,7 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Tail(arguments) => tail::run(&arguments),
             Command::Redis(arguments) => redis::run(&arguments),
+            Command::Upstream(arguments) => upstream::run(&arguments),
             Command::Pack(arguments) => pack::run(&arguments),
             Command::CompileForParent(arguments) => compile::run(&arguments),
         }

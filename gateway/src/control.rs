@@ -35,6 +35,7 @@ use crate::protocol::tags::Tags;
 use crate::shutdown::Phase;
 use crate::supervisor::{Beat, Supervisor};
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::Upstreams;
 
 pub use self::survey::{PATIENCE, Survey};
 
@@ -77,6 +78,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The plugins.
     pub registry: Arc<Registry>,
+    /// The services behind the gateway.
+    pub upstreams: Arc<Upstreams>,
     /// The explanations.
     pub explain: Arc<Explain>,
     /// The clock.
@@ -384,6 +387,11 @@ impl Control {
     /// Sets the breaker of a plugin by hand. False if no plugin of this name is live.
     pub fn hold_breaker(&self, plugin: &str, hold: Hold) -> bool {
         self.inner.registry.hold_breaker(plugin, hold)
+    }
+
+    /// The services behind the gateway.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.inner.upstreams
     }
 
     /// The explanations of messages.

@@ -108,6 +108,7 @@ impl Gateway {
             backplane: backplane.clone(),
             metrics: metrics.clone(),
             registry: registry.clone(),
+            upstreams: upstreams.clone(),
             clock,
             phase: phase_seen,
             inboxes: inboxes.clone(),

@@ -1,3 +1,4 @@
-//! Backends of an application: what they ask, tell and hear.
+//! What stands between the gateway and the backend of an application.
 
 mod api;
+mod targets;

@@ -7,6 +7,7 @@ mod protocol;
 mod admission;
 mod load;
 mod plugins;
+mod backends;
 mod redis;
 mod operations;
 mod backends;

@@ -19,6 +19,7 @@ use super::methods::{Call, Named};
 use super::plugins::{Plugins, Rollback};
 use super::subscribe;
 use super::survey;
+use super::upstreams;
 use crate::backplane::Version;
 use crate::control::{Conditions, Content, Control, Whom};
 use crate::plugin::breaker::Hold;
@@ -104,6 +105,8 @@ pub(super) async fn perform(control: &Control, call: Call, fields: Fields) -> Re
         Call::Plugins => done(fields.finish().map(|()| Plugins::of(control))),
         Call::PluginRollback => done(api.roll_back(fields).await),
         Call::PluginBreaker => done(api.plugin_breaker(fields)),
+        Call::Upstreams => done(upstreams::list(control, fields)),
+        Call::UpstreamWeights => done(upstreams::set_weights(control, fields)),
     }
 }
 

@@ -44,6 +44,8 @@ methods! {
     PluginBreaker = "plugin_breaker",
     Explain = "explain",
     ExplainStart = "explain_start",
+    Upstreams = "upstreams",
+    UpstreamWeights = "upstream_weights",
 }
 
 /// Methods of Centrifugo that the gateway does not have, and why.
@@ -133,6 +135,7 @@ impl Call {
                 | Self::Nodes
                 | Self::Plugins
                 | Self::Explain
+                | Self::Upstreams
         )
     }
 }

@@ -4,6 +4,7 @@
 
 mod commands;
 mod support;
+mod upstreams;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -15,6 +15,8 @@ const CONFIG: &str = "
     allow_subscribe = 'users'
     [namespaces.news]
     allow_subscribe = 'users'
+    [upstreams.orders]
+    targets = [{ url = 'http://127.0.0.1:9/orders', weight = 80 }, { url = 'http://127.0.0.1:9', weight = 20 }]
 ";
 
 async fn gateway() -> Gateway {
@@ -396,5 +398,5 @@ async fn the_page_of_the_api_shows_what_is_answered() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 19, "one of each method, and two of explain");
+    assert_eq!(shown, 21, "one of each method, and two of explain");
 }

@@ -1,6 +1,8 @@
 //! An admin listener for a gateway without workers, with plugins that need no WebAssembly.
 
 use super::*;
+use crate::egress::Client;
+use crate::upstream::Upstreams;
 
 pub(super) const CONFIG: &str = r#"
     admin.api_key = "correct-horse"
@@ -38,7 +40,9 @@ impl Admin {
         let registry = Registry::new(Arc::new(AnyBytes), Arc::new(NoWorkers));
         let observer = metrics.clone();
         let registry = Arc::new(registry.with_observer(move |applied| observer.node.applied(applied)));
+        let (clock, client) = (Clock::start(), Client::new());
         let control = Control::new(Parts {
+            upstreams: Upstreams::new(&config.upstreams, client, &metrics.node, clock, 7),
             config: config.clone(),
             backplane: backplane.clone(),
             metrics,
