@@ -34,6 +34,7 @@ pub mod watch;
 pub mod disk;
 pub mod egress;
 pub mod upstream;
+pub mod ask;
 
 // The process: threads, wiring, limits of the machine.
 pub mod worker;

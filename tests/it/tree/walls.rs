@@ -294,6 +294,7 @@ fn wire_types_derive_serde_and_domain_types_do_not() {
         &[
             "protocol/centrifuge/json/decode.rs",
             "admin",
+            "ask",
             "wasm",
             "config",
             "plugin/settings",
