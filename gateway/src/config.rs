@@ -3,6 +3,7 @@
 //! `default.toml` names every key, its default and its meaning; a user's file overrides it. See
 //! [`Config::load`].
 
+mod ask;
 mod external;
 mod error;
 mod origin;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ask::{Ask, AskFailure, ChannelAsk};
 pub use error::{ConfigError, ConfigErrors};
 pub(crate) use origin::http_origin;
 pub use personal::PersonalChannel;
@@ -81,6 +83,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// The upstreams that receive plugins' events, by name.
     pub upstreams: BTreeMap<Box<str>, Upstream>,
+    /// The upstreams that are asked about what has no channel.
+    pub ask: Ask,
     /// Which messages are explained.
     pub explain: Explain,
     /// Stopping.
@@ -355,6 +359,8 @@ pub struct Namespace {
     pub allow_history: Access,
     /// Who may read the presence if no plugin decided.
     pub allow_presence: Access,
+    /// The upstreams that decide in place of these.
+    pub ask: ChannelAsk,
 }
 
 /// The publications that clients get when they recover.

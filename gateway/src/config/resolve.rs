@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
+use super::ask;
 use super::error::{ConfigError, ConfigErrors};
 use super::origin;
 use super::proxies;
@@ -40,11 +41,14 @@ pub(super) fn resolve(
     let document = Document::parse(origin, text, DEFAULTS)?;
     let listen = listen(&document, folder);
     let limits = limits(&document);
-    let namespaces = namespaces(&document, &listen);
+    let upstreams = upstream::upstreams(&document, folder, environment);
+    let namespaces = namespaces(&document, &listen, &upstreams);
+    let handshake = handshake(&document);
+    let ask = ask::ask(&document, &upstreams, &handshake);
     let config = Config {
         admin: admin(&document, &listen, folder, environment),
         listen,
-        handshake: handshake(&document),
+        handshake,
         limits,
         client: client(&document, &namespaces),
         compression: compression(&document),
@@ -55,7 +59,8 @@ pub(super) fn resolve(
         namespaces,
         memory: memory(&document),
         plugins: plugins(&document),
-        upstreams: upstream::upstreams(&document, folder, environment),
+        upstreams,
+        ask,
         explain: explain(&document),
         drain: drain(&document),
         log: log(&document),
@@ -317,23 +322,23 @@ fn raw(document: &Document<'_>) -> Raw {
     raw
 }
 
-fn namespaces(document: &Document<'_>, listen: &Listen) -> Namespaces {
+fn namespaces(document: &Document<'_>, listen: &Listen, upstreams: ask::Names<'_>) -> Namespaces {
     let asks = listen.tls.as_ref().is_some_and(|tls| tls.client_certificates != ClientCertificates::None);
-    let default = Arc::new(namespace(document.section("channel"), false, asks));
+    let default = Arc::new(namespace(document.section("channel"), false, asks, upstreams));
     let mut named = HashMap::new();
     for (name, section) in document.sections("namespaces", "channel") {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         if name.is_empty() || name.len() > NAMESPACE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
             section.misnamed(name, "a name of 1 to 64 letters, digits, `_`, `-` and `.`");
         }
-        named.insert(name.into(), Arc::new(namespace(section, true, asks)));
+        named.insert(name.into(), Arc::new(namespace(section, true, asks, upstreams)));
     }
     Namespaces { default, named }
 }
 
 /// `named` is whether the channels have a namespace, `asks` whether the listener asks clients for
 /// certificates.
-fn namespace(section: Section<'_, '_>, named: bool, asks: bool) -> Namespace {
+fn namespace(section: Section<'_, '_>, named: bool, asks: bool, upstreams: ask::Names<'_>) -> Namespace {
     let namespace = Namespace {
         history_size: section.count("history_size", 0..=10_000),
         history_ttl: section.duration("history_ttl", SECOND..=30 * DAY),
@@ -353,6 +358,7 @@ fn namespace(section: Section<'_, '_>, named: bool, asks: bool) -> Namespace {
         allow_publish: access(&section, "allow_publish"),
         allow_history: access(&section, "allow_history"),
         allow_presence: access(&section, "allow_presence"),
+        ask: ask::channel_ask(&section, upstreams),
     };
     if namespace.wildcards && !named {
         section.conflict(

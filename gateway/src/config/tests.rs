@@ -144,6 +144,10 @@ fn every_key_reaches_its_own_field() {
         allow_publish = "subscribers"
         allow_history = "anyone"
         allow_presence = "users"
+        ask_subscribe = "orders"
+        ask_sub_refresh = "orders"
+        ask_publish = "orders"
+        ask_failure = "open"
         [namespaces.inbox]
         [memory]
         channels_max = 28
@@ -186,6 +190,14 @@ fn every_key_reaches_its_own_field() {
         queue_bytes_max = "40MiB"
         dead_letter = "dead.jsonl"
         dead_letter_bytes_max = "42MiB"
+        [ask]
+        connect = "orders"
+        refresh = "orders"
+        rpc = "orders"
+        send = "orders"
+        message = "orders"
+        headers = ["USER-AGENT"]
+        failure = "closed"
         [explain]
         sample = 34
         kept = 35
@@ -291,6 +303,12 @@ fn every_key_reaches_its_own_field() {
                     allow_publish: Access::Subscribers,
                     allow_history: Access::Anyone,
                     allow_presence: Access::Users,
+                    ask: ChannelAsk {
+                        subscribe: Some("orders".into()),
+                        sub_refresh: Some("orders".into()),
+                        publish: Some("orders".into()),
+                        failure: AskFailure::Open,
+                    },
                 }),
             )]),
         },
@@ -344,6 +362,15 @@ fn every_key_reaches_its_own_field() {
                 dead_letter_bytes_max: 42 << 20,
             },
         )]),
+        ask: Ask {
+            connect: Some("orders".into()),
+            refresh: Some("orders".into()),
+            rpc: Some("orders".into()),
+            send: Some("orders".into()),
+            message: Some("orders".into()),
+            headers: vec!["user-agent".into()],
+            failure: AskFailure::Closed,
+        },
         explain: Explain { sample: 34, kept: 35, reply: true },
         drain: Drain {
             delay: Duration::from_secs(31),
