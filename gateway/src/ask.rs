@@ -1,8 +1,9 @@
-//! What is put to a backend, and what it answers, in the shapes of Centrifugo's proxy: [`Question`] becomes the
-//! body of a request, and the body of the response becomes an [`Answer`]. Pure: no I/O, no clock, no tokio.
+//! What is put to a backend, and what it answers, in the shapes of Centrifugo's proxy: [`Question`] becomes
+//! the body of a request, and the body of the response becomes an [`Answer`]. Pure: no I/O, no clock, no
+//! tokio.
 //!
-//! `gateway/docs/backends.md` has every field. A field of an answer is applied, refused, or left out with a log
-//! line; the table is in [`answer`].
+//! `gateway/docs/backends.md` has every field. A field of an answer is applied, refused, or left out with a
+//! log line; the table is in [`answer`].
 
 pub mod answer;
 mod object;

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::inbox::{Delivery, Inbox};
 use self::input::{Input, InputOutcome};
 pub use self::order::{Only, Order, Overrides, SubscribeOptions, Why};
+use crate::ask::Answer;
 use crate::charge::Charge;
 use crate::config::Namespace;
 use crate::connection_id::ConnectionIds;
@@ -281,6 +282,8 @@ pub enum Response {
     Counted(Result<Count, ReplyError>),
     /// To [`Backplane::remove_history`].
     HistoryRemoved(Result<(), ReplyError>),
+    /// Of an upstream; `None` if there is no usable answer. Not of a backplane, but on the same way.
+    Upstream(Option<Box<Answer>>),
 }
 
 /// Number of connections and users in a channel.

@@ -46,6 +46,8 @@ pub struct Hub {
     patterns: PatternIndex,
     /// By connection number, to find the target of a message to one connection.
     handles: FxHashMap<u64, Admitted>,
+    /// Connections that wait for an answer before they are admitted.
+    expecting: FxHashMap<u64, Rc<ConnectionHandle>>,
     subscriptions: usize,
     /// Filters by channel and connection number. Apart from the subscribers, because most have none: where
     /// nobody filters, a delivery costs nothing more.
@@ -165,6 +167,7 @@ impl Hub {
             channels: HashMap::new(),
             patterns: PatternIndex::default(),
             handles: FxHashMap::default(),
+            expecting: FxHashMap::default(),
             subscriptions: 0,
             filters: HashMap::new(),
             bases: Bases::default(),
@@ -176,11 +179,13 @@ impl Hub {
     pub fn admit(&mut self, handle: Rc<ConnectionHandle>, client: SharedClient, since: u64) {
         let admitted = Admitted { handle, client, since };
         admitted.classify(&mut self.classes);
+        self.expecting.remove(&admitted.handle.number);
         self.handles.insert(admitted.handle.number, admitted);
     }
 
     /// Forgets a connection. Its subscriptions must be gone.
     pub fn forget(&mut self, number: u64) {
+        self.expecting.remove(&number);
         if let Some(admitted) = self.handles.remove(&number) {
             self.classes.release(admitted.handle.class.get());
         }
@@ -382,9 +387,21 @@ impl Hub {
 
     /// Passes a response of the backplane to a connection. Dropped if the connection has gone.
     pub fn answer(&self, connection: u64, request_id: u32, answer: Response) {
-        if let Some(admitted) = self.handles.get(&connection) {
-            admitted.handle.answer(request_id, answer);
+        let admitted = self.handles.get(&connection).map(|admitted| &admitted.handle);
+        if let Some(handle) = admitted.or_else(|| self.expecting.get(&connection)) {
+            handle.answer(request_id, answer);
         }
+    }
+
+    /// Passes on answers to a connection that is not admitted, until it is or is
+    /// [over](Self::expect_no_answer).
+    pub fn expect_answer(&mut self, handle: Rc<ConnectionHandle>) {
+        self.expecting.insert(handle.number, handle);
+    }
+
+    /// Passes on no more answers to a connection that is not admitted.
+    pub fn expect_no_answer(&mut self, number: u64) {
+        self.expecting.remove(&number);
     }
 
     /// Passes a message that came in a request of its own to its connection. `bytes_max` is the largest

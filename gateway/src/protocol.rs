@@ -53,6 +53,15 @@ impl Encoding {
         }
     }
 
+    /// The name by which backends know how commands and payloads are encoded.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json | Self::Unidirectional => "json",
+            Self::Protobuf => "protobuf",
+            Self::Raw => "raw",
+        }
+    }
+
     /// Whether payloads must be JSON.
     pub fn is_json(self) -> bool {
         matches!(self, Self::Json | Self::Unidirectional)
@@ -98,12 +107,15 @@ pub struct WireFormat {
 }
 
 impl WireFormat {
-    /// The name of the transport in the API.
+    /// The name in the API and for backends of the way in which messages are carried.
     pub fn transport_name(self) -> &'static str {
-        match self.framing {
-            Framing::WebSocket | Framing::WebSocketDeflate(_) => "websocket",
-            Framing::HttpStream => "http_stream",
-            Framing::EventStream => "sse",
+        match (self.encoding, self.framing) {
+            (Encoding::Unidirectional, Framing::WebSocket | Framing::WebSocketDeflate(_)) => "uni_websocket",
+            (Encoding::Unidirectional, Framing::HttpStream) => "uni_http_stream",
+            (Encoding::Unidirectional, Framing::EventStream) => "uni_sse",
+            (_, Framing::WebSocket | Framing::WebSocketDeflate(_)) => "websocket",
+            (_, Framing::HttpStream) => "http_stream",
+            (_, Framing::EventStream) => "sse",
         }
     }
 

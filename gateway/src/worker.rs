@@ -160,7 +160,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     let backplane = parts.backplane.clone();
     let mut state =
         WorkerState::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
-            .with_upstreams(parts.upstreams);
+            .with_upstreams(parts.upstreams, parts.inbox.clone());
     state.explain = Picker::new(parts.explain);
     let worker = Rc::new(Worker {
         state: Rc::new(state),

@@ -1,4 +1,5 @@
 //! What stands between the gateway and the backend of an application.
 
 mod api;
+mod ask;
 mod targets;

@@ -5,6 +5,7 @@
 
 mod protocol;
 mod admission;
+mod backends;
 mod load;
 mod plugins;
 mod backends;

@@ -3,6 +3,7 @@
 
 mod command;
 mod admission;
+mod backend;
 mod decision;
 mod expiring;
 mod subscription;
@@ -26,7 +27,7 @@ use crate::plugin::verdict::Refusal;
 use crate::protocol::Encoding;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError, Unsubscribe};
-use crate::protocol::command::Position;
+use crate::protocol::command::{Position, Software};
 use crate::protocol::reply::{Emulation, Reply, Subscribed};
 use crate::telemetry::metrics::{CloseCause, ControlFrame};
 
@@ -52,6 +53,8 @@ pub struct Core {
     subscriptions: IndexMap<Channel, Subscription>,
     /// When some of them expire.
     expiring: Expiring,
+    /// When an upstream is asked whether some of these may stay.
+    refreshing: Expiring,
     /// Positions of a reconnecting client in the channels that the server subscribes it to.
     positions: Vec<(Channel, Position)>,
     /// Those of these channels in which the client applies deltas, in order.
@@ -62,6 +65,8 @@ pub struct Core {
     stale: Duration,
     /// When the connection expires, without the grace period.
     expires: Option<Duration>,
+    /// When an upstream is asked whether it may stay.
+    refresh: Option<Duration>,
     /// Bytes written when `write_until` was set.
     written: u64,
     /// Deadline for the socket to accept [`WRITE_BYTES_MIN`], or all queued bytes.
@@ -87,6 +92,8 @@ struct Admitting {
     id: u32,
     ttl: Option<u32>,
     data: Bytes,
+    /// What the client says of itself.
+    software: Software,
     waiting: usize,
     subscriptions: Vec<(Channel, Subscribed)>,
 }
@@ -123,12 +130,14 @@ impl Core {
             user: Box::default(),
             subscriptions: IndexMap::new(),
             expiring: Expiring::default(),
+            refreshing: Expiring::default(),
             positions: Vec::new(),
             deltas: Vec::new(),
             heartbeat,
             control_frames: ControlFrames::default(),
             stale,
             expires: None,
+            refresh: None,
             written: 0,
             write_until: None,
         }
@@ -163,6 +172,11 @@ impl Core {
         matches!(self.state, State::Closed)
     }
 
+    /// The client is not read, and need not answer a ping meanwhile.
+    pub fn excuse_pong(&mut self, now: Now) {
+        self.heartbeat.excuse(now.at);
+    }
+
     /// Whether a client is being admitted.
     pub fn is_admitting(&self) -> bool {
         matches!(self.state, State::Admitting(_))
@@ -178,7 +192,12 @@ impl Core {
         let expires = self.expires.map(|expires| expires + self.config.client.expiry_grace);
         let subscription =
             self.expiring.next().map(|expires| expires + self.config.client.subscription_expiry_grace);
-        [expires, subscription, self.write_until].into_iter().flatten().chain([first]).min()
+        let (refresh, refreshing) = (self.refresh, self.refreshing.next());
+        [expires, subscription, refresh, refreshing, self.write_until]
+            .into_iter()
+            .flatten()
+            .chain([first])
+            .min()
     }
 
     /// Whether a deadline has passed.
@@ -188,7 +207,9 @@ impl Core {
 
     /// Handles one event.
     pub fn on(&mut self, now: Now, event: Event, effects: &mut Effects) {
-        if matches!(event, Event::Command(_) | Event::Authenticated { .. }) && self.is_due(now) {
+        if matches!(event, Event::Command(_) | Event::Authenticated { .. } | Event::Answers { .. })
+            && self.is_due(now)
+        {
             // Deadlines come first, even if the timer is late: after a deadline, no event is handled that
             // should have come before it.
             self.on_tick(now, effects);
@@ -214,6 +235,7 @@ impl Core {
             Event::Decided { ask, decision, expiry } => {
                 self.on_decided(now, ask, decision, expiry, effects);
             }
+            Event::Answers { about, answer } => self.on_answers(now, about, answer, effects),
             Event::Subscribed { channel, by, result } => {
                 self.on_subscribed(now, channel, by, result, effects);
             }
@@ -323,6 +345,7 @@ impl Core {
             }
             return;
         }
+        self.ask_what_expires(now, effects);
         match self.heartbeat.due(now.at) {
             Due::Nothing => (),
             Due::Ping => {
@@ -355,6 +378,7 @@ impl Core {
     fn finish(&mut self, close: Close, cause: CloseCause, tell: bool, discard: bool, effects: &mut Effects) {
         self.state = State::Closed;
         self.expiring = Expiring::default();
+        self.refreshing = Expiring::default();
         for (channel, _) in std::mem::take(&mut self.subscriptions) {
             effects.push_back(Effect::Unsubscribe(channel));
         }

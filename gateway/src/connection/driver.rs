@@ -119,6 +119,9 @@ impl Driver {
                 answering = Some(question);
                 self.handshake.iter().for_each(Slot::serve);
             }
+            if self.session.begins_to_ask() {
+                self.handshake.iter().for_each(Slot::serve);
+            }
             let deadline = self.session.deadline();
             if due != deadline {
                 due = deadline;
@@ -173,6 +176,7 @@ impl Driver {
                 turn.end();
             }
             Wake::Backplane => {
+                self.handshake.iter().for_each(|handshake| handshake.wait(Standing::Silent));
                 while !self.session.is_backlogged()
                     && turn.has_room()
                     && let Some((request_id, answer)) = handle.take_answer()

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::event::Subscriber;
+use crate::ask;
 use crate::backplane::SubscribeOptions;
 use crate::plugin::event::MessageContent;
-use crate::plugin::verdict::Identity;
+use crate::plugin::verdict::{Admission, Expiry, Identity};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
-use crate::protocol::command::{HistoryQuery, Position};
+use crate::protocol::command::{HistoryQuery, Position, Software};
 use crate::protocol::filter::TagFilter;
 use crate::protocol::reply::Reply;
 use crate::telemetry::metrics::CloseCause;
@@ -37,6 +38,13 @@ pub enum Effect {
     SetAttributes(Vec<(Box<str>, Box<str>)>),
     /// Run the plugins for a command. Followed by `Event::Decided`.
     Ask(Ask),
+    /// Ask an upstream about something on which no plugin has decided. Followed by `Event::Answers`.
+    AskUpstream {
+        /// The name of the upstream.
+        upstream: Arc<str>,
+        /// What is asked.
+        about: About,
+    },
     /// Make a subscription. Followed by `Event::Subscribed`.
     Subscribe {
         /// The channel.
@@ -66,6 +74,8 @@ pub enum Effect {
         payload: Bytes,
         /// The reply after success.
         reply: Option<Reply>,
+        /// Whether it is not kept.
+        skip_history: bool,
     },
     /// Read presence. Followed by `Event::Answered`.
     Presence {
@@ -129,4 +139,63 @@ pub enum Details {
     },
     /// Of a history.
     History(HistoryQuery),
+}
+
+/// What an upstream is asked about.
+#[derive(Debug, PartialEq, Eq)]
+pub enum About {
+    /// A client that connects or refreshes.
+    Client {
+        /// Id of the command.
+        id: u32,
+        /// Whether it has sent a credential.
+        credential: bool,
+        /// What the plugins have said, which is no decision.
+        admission: Admission,
+        /// What a client says that connects; `None` of one that is admitted and refreshes.
+        connecting: Option<Box<Connecting>>,
+    },
+    /// A command.
+    Command {
+        /// The command, without its payload.
+        ask: Ask,
+        /// The payload after the last plugin.
+        payload: Bytes,
+        /// When the subscription that the command makes or refreshes expires, if a plugin has set it.
+        expiry: Option<Expiry>,
+    },
+    /// The connection, which has expired.
+    Connection,
+    /// A subscription that has expired.
+    Subscription(Channel),
+}
+
+/// What a client says that connects.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Connecting {
+    /// Of itself.
+    pub software: Software,
+    /// The channels that it wants to recover.
+    pub channels: Vec<Channel>,
+}
+
+impl About {
+    /// The kind of the question.
+    pub fn kind(&self) -> ask::Kind {
+        use crate::plugin::event::Kind;
+        match self {
+            Self::Client { connecting: Some(_), .. } => ask::Kind::Connect,
+            Self::Client { connecting: None, .. } | Self::Connection => ask::Kind::Refresh,
+            Self::Subscription(_) => ask::Kind::SubRefresh,
+            Self::Command { ask, .. } => match ask.content.kind {
+                Kind::Subscribe => ask::Kind::Subscribe,
+                Kind::SubRefresh => ask::Kind::SubRefresh,
+                Kind::Publish => ask::Kind::Publish,
+                Kind::Send => ask::Kind::Send,
+                Kind::Raw => ask::Kind::Message,
+                // Nothing else is asked.
+                _ => ask::Kind::Rpc,
+            },
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::effect::Ask;
+use super::effect::{About, Ask};
+use crate::ask::Answer;
 use crate::hub::signal::Signal;
 use crate::plugin::verdict::{Admission, Decision, Expiry, Refusal};
 use crate::protocol::channel::Channel;
@@ -37,6 +38,13 @@ pub enum Event {
         decision: Decision,
         /// When the subscription that the command makes or refreshes expires, if a plugin has set it.
         expiry: Option<Expiry>,
+    },
+    /// An upstream has answered, or has not.
+    Answers {
+        /// What it was asked about.
+        about: About,
+        /// The answer; `None` if there is no usable one.
+        answer: Option<Answer>,
     },
     /// A subscription was made or has failed.
     Subscribed {

@@ -88,6 +88,13 @@ impl Heartbeat {
         Due::Ping
     }
 
+    /// The client is not read: its response may wait in the socket, so it has its time from now on.
+    pub fn excuse(&mut self, at: Duration) {
+        if let Some(until) = &mut self.pong_until {
+            *until = (*until).max(at + self.timeout);
+        }
+    }
+
     /// The client responded. False if no ping was sent.
     pub fn pong(&mut self) -> bool {
         self.excused = false;
@@ -100,6 +107,15 @@ mod tests {
     use super::*;
 
     const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn a_client_that_is_not_read_has_its_time_from_then_on() {
+        let mut heartbeat = Heartbeat::new(S(20), S(5), S(0), 0);
+        heartbeat.excuse(S(9));
+        assert_eq!(heartbeat.due(S(10)), Due::Ping);
+        heartbeat.excuse(S(14));
+        assert_eq!((heartbeat.due(S(15)), heartbeat.due(S(19))), (Due::Nothing, Due::NoPong));
+    }
 
     #[test]
     fn the_first_ping_is_spread_over_the_second_half_of_the_interval() {

@@ -3,6 +3,7 @@
 //! the same code as the driver.
 
 mod admission;
+mod backend;
 mod plugins;
 mod attributes;
 mod options;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::admission::Waiting;
+use self::backend::Backend;
 use self::options::Chosen;
 use self::pending::{Pending, PendingRequests};
 use self::publishing::Publisher;
@@ -66,6 +68,8 @@ pub struct Session {
     pending: Option<Box<PendingRequests>>,
     /// The chain waits for a plugin on the asynchronous pool to admit or refresh the client.
     waiting: Option<Box<Waiting>>,
+    /// What upstreams are told of the client, if one is asked.
+    backend: Option<Box<Backend>>,
     /// Commands of a message that did not fit into its turn. Later input has to wait for them.
     rest: Option<Box<Commands>>,
     /// Its end has been counted.
@@ -107,6 +111,7 @@ impl Session {
             meters: Meters::default(),
             pending: None,
             waiting: None,
+            backend: None,
             rest: None,
             counted: false,
             chosen: Chosen::default(),
@@ -215,6 +220,9 @@ impl Session {
 
     /// Handles one event and all effects that follow.
     pub fn event(&mut self, now: Now, event: Event) {
+        if matches!(event, Event::Tick) && self.is_held_back() {
+            self.core.excuse_pong(now);
+        }
         let mut effects = self.worker.take_effects();
         self.core.on(now, event, &mut effects);
         loop {
@@ -306,6 +314,7 @@ impl Session {
                 None
             }
             Effect::Ask(ask) => Some(self.ask(now, ask)),
+            Effect::AskUpstream { upstream, about } => self.ask_upstream(&upstream, about),
             Effect::Subscribe { channel, by, recover, join_leave, filter, delta, options } => {
                 let made = match self.choose(&channel, options) {
                     Ok(()) => self.subscribe(now, &channel, recover.as_ref(), join_leave, filter, delta),
@@ -320,8 +329,8 @@ impl Session {
                 self.unsubscribe(&channel);
                 None
             }
-            Effect::Publish { id, targets, payload, reply } => {
-                self.publish(now, id, &targets, &payload, reply)
+            Effect::Publish { id, targets, payload, reply, skip_history } => {
+                self.publish(now, id, &targets, &payload, reply, skip_history)
             }
             Effect::Presence { id, channel, stats } => {
                 let result = if stats {
@@ -431,6 +440,9 @@ impl Session {
         self.waiting = None;
         self.pending = None;
         self.rest = None;
+        if self.backend.take().is_some() {
+            self.worker.hub.borrow_mut().expect_no_answer(self.handle.number);
+        }
         let Some(admitted) = self.admitted else { return };
         if let Some(channel) = self.user_channel.take()
             && self.worker.hub.borrow_mut().unsubscribe(&channel, self.handle.number)

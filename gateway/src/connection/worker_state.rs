@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use super::core::Effects;
 use super::views::Views;
-use crate::backplane::inbox::Delivery;
+use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::input::Input;
 use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo, Retention};
-use crate::backplane::{Order, Why};
+use crate::backplane::{Order, Response, Why};
 use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::clock::Now;
@@ -34,7 +34,7 @@ use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Member, Push, payload_bytes};
 use crate::protocol::tags::{Tags, tags_bytes};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
-use crate::upstream::{Origin, Upstreams};
+use crate::upstream::{AskError, AskRequest, Origin, Upstreams};
 
 /// Everything in a cell is borrowed only inside one call.
 pub struct WorkerState {
@@ -50,6 +50,11 @@ pub struct WorkerState {
     pub backplane: Arc<dyn Backplane>,
     /// Receive the events that plugins emit.
     pub upstreams: Arc<Upstreams>,
+    /// Takes what comes from other threads; `None` if nothing does.
+    inbox: Option<Arc<Inbox>>,
+    /// Requests to upstreams, which a test answers.
+    #[cfg(test)]
+    pub(super) recorded: Option<RefCell<Vec<Recorded>>>,
     /// Counters of all workers; `worker` is the index of this one's.
     pub metrics: Arc<Metrics>,
     /// Selects the messages that are traced.
@@ -121,6 +126,10 @@ pub fn charge(
     charge.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(TOO_MUCH_UNDER_WAY))
 }
 
+/// A request to an upstream: its id, and what makes the response of its answer.
+#[cfg(test)]
+pub(super) type Recorded = (u32, AskRequest, Box<dyn FnOnce(Result<Bytes, AskError>) -> Response>);
+
 /// The source of a publication.
 pub(super) struct By<'a> {
     /// The client's entry as a member, if a client publishes.
@@ -129,6 +138,8 @@ pub(super) struct By<'a> {
     pub(super) account: &'a Account,
     /// Receives the result.
     pub(super) reply_to: ReplyTo,
+    /// Whether it is delivered only.
+    pub(super) skip_history: bool,
 }
 
 impl WorkerState {
@@ -153,6 +164,9 @@ impl WorkerState {
             chain: RefCell::new(Chain::empty()),
             backplane,
             upstreams: Upstreams::noop(),
+            inbox: None,
+            #[cfg(test)]
+            recorded: None,
             metrics,
             unflushed,
             frames,
@@ -162,9 +176,33 @@ impl WorkerState {
         }
     }
 
-    /// With the configured upstreams instead of none.
-    pub fn with_upstreams(self, upstreams: Arc<Upstreams>) -> Self {
-        Self { upstreams, ..self }
+    /// With the configured upstreams instead of none, whose answers come through this inbox.
+    pub fn with_upstreams(self, upstreams: Arc<Upstreams>, inbox: Arc<Inbox>) -> Self {
+        Self { upstreams, inbox: Some(inbox), ..self }
+    }
+
+    /// Sends a request to an upstream. `done` makes the response to the connection of it, on another thread.
+    ///
+    /// # Errors
+    ///
+    /// If nothing is sent.
+    pub(super) fn ask_upstream(
+        &self,
+        upstream: &str,
+        request: AskRequest,
+        (connection, request_id): (u64, u32),
+        done: impl FnOnce(Result<Bytes, AskError>) -> Response + Send + 'static,
+    ) -> Result<(), AskError> {
+        #[cfg(test)]
+        if let Some(recorded) = &self.recorded {
+            recorded.borrow_mut().push((request_id, request, Box::new(done)));
+            return Ok(());
+        }
+        let inbox = self.inbox.clone().ok_or(AskError::Unknown)?;
+        self.upstreams.ask(upstream, request, move |answer| {
+            let answer = done(answer);
+            inbox.put(Delivery::Answer { connection, request_id, answer });
+        })
     }
 
     /// This worker's counters.
@@ -213,7 +251,7 @@ impl WorkerState {
         json: bool,
         by: By<'_>,
     ) -> Outcome<Published> {
-        let By { info, account, reply_to } = by;
+        let By { info, account, reply_to, skip_history } = by;
         let namespace = match self.namespace(channel) {
             Ok(namespace) => namespace,
             Err(error) => return Outcome::Ready(Err(error)),
@@ -248,7 +286,7 @@ impl WorkerState {
             tags: None,
             retention,
             patterns: namespace.wildcards,
-            skip_history: false,
+            skip_history,
             conditions: None,
             charge,
         };
@@ -264,7 +302,8 @@ impl WorkerState {
     pub(super) fn carry_out(&self, now: Now, effect: PluginEffect, json: bool, account: &Account) -> bool {
         let (kind, address, done) = match effect {
             PluginEffect::Publish { address, payload } => {
-                let by = By { info: None, account, reply_to: ReplyTo::Nobody };
+                let reply_to = ReplyTo::Nobody;
+                let by = By { info: None, account, reply_to, skip_history: false };
                 match self.publish(now, &address, payload, json, by) {
                     Outcome::Ready(done) => ("publish", address, done.map(drop)),
                     Outcome::Pending => return true,

@@ -111,6 +111,17 @@ pub struct Connect {
     pub positions: Vec<(Channel, Position)>,
     /// Channels in which the client applies deltas if the server subscribes it to them, in order.
     pub deltas: Vec<Channel>,
+    /// What the client says of itself.
+    pub software: Software,
+}
+
+/// The software of a client, as it says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Software {
+    /// May be empty.
+    pub name: Box<str>,
+    /// May be empty.
+    pub version: Box<str>,
 }
 
 /// The subscribe request.

@@ -135,6 +135,8 @@ labels! {
         Expired = "expired",
         /// A plugin closed it.
         Plugin = "plugin",
+        /// A backend that was asked closed it.
+        Backend = "backend",
         /// The HTTP API closed it.
         Api = "api",
         /// The client broke the WebSocket protocol.

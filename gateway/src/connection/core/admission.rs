@@ -1,15 +1,18 @@
 //! Admits, refreshes or refuses a client, and sets its identity and its expiry.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Admitting, Core, Effects, State, fail, is_reply_code};
+use crate::backplane::SubscribeOptions;
 use crate::clock::Now;
 use crate::config::PersonalChannel;
-use crate::connection::effect::Effect;
+use crate::connection::effect::{About, Connecting, Effect};
 use crate::connection::event::Subscriber;
 use crate::plugin::verdict::{Admission, Identity, Refusal};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::command::Software;
 use crate::protocol::reply::{Connected, Reply, Subscribed};
 use crate::telemetry::metrics::CloseCause;
 
@@ -36,6 +39,29 @@ impl Core {
         credential: bool,
         effects: &mut Effects,
     ) {
+        let undecided = matches!(admission, Admission::Undecided | Admission::Doubtful);
+        if let Some(upstream) = self.config.ask.connect.clone().filter(|_| undecided) {
+            let software = match &mut self.state {
+                State::Admitting(admitting) => std::mem::take(&mut admitting.software),
+                _ => Software::default(),
+            };
+            let channels = self.positions.iter().map(|(channel, _)| channel.clone()).collect();
+            let connecting = Some(Box::new(Connecting { software, channels }));
+            let about = About::Client { id, credential, admission, connecting };
+            return effects.push_back(Effect::AskUpstream { upstream, about });
+        }
+        self.admit_or_refuse(now, id, admission, credential, effects);
+    }
+
+    /// What becomes of a client if no upstream decides.
+    pub(super) fn admit_or_refuse(
+        &mut self,
+        now: Now,
+        id: u32,
+        admission: Admission,
+        credential: bool,
+        effects: &mut Effects,
+    ) {
         let identity = match admission {
             Admission::Accepted(identity) => identity,
             Admission::Undecided | Admission::Doubtful if !credential && self.config.client.anonymous => {
@@ -47,22 +73,46 @@ impl Core {
             }
             Admission::Undecided => return self.bad_request("a token is needed", effects),
             Admission::Refused(refusal) => return self.refuse(id, &refusal, effects),
-            Admission::Failed | Admission::Doubtful if !self.encoding.has_replies() => {
-                // Without a reply the client would wait for the handshake deadline.
-                return self.end(Close::INTERNAL, CloseCause::Plugin, effects);
-            }
             Admission::Failed | Admission::Doubtful => {
-                self.state = State::Refused;
-                return fail(id, ReplyError::INTERNAL, effects);
+                return self.turn_away(id, CloseCause::Plugin, effects);
             }
         };
-        let channels = match self.channels_of(&identity) {
-            Ok(channels) => channels,
+        let channels = identity.channels.iter().map(|channel| (channel.clone(), None)).collect();
+        self.admit(now, id, identity, channels, effects);
+    }
+
+    /// Refuses a client that may come back.
+    pub(super) fn turn_away(&mut self, id: u32, cause: CloseCause, effects: &mut Effects) {
+        if !self.encoding.has_replies() {
+            // Without a reply the client would wait for the handshake deadline.
+            return self.end(Close::INTERNAL, cause, effects);
+        }
+        self.state = State::Refused;
+        fail(id, ReplyError::INTERNAL, effects);
+    }
+
+    /// Admits a client, and subscribes it to the channel of its user and to these. The first one has a place
+    /// whatever the others are.
+    pub(super) fn admit(
+        &mut self,
+        now: Now,
+        id: u32,
+        identity: Box<Identity>,
+        mut channels: Vec<(Channel, Option<Arc<SubscribeOptions>>)>,
+        effects: &mut Effects,
+    ) {
+        match self.personal_channel(&identity.user) {
+            Ok(None) => (),
+            Ok(Some(own)) => {
+                let listed = channels.iter().position(|(channel, _)| *channel == own);
+                let own = listed.map_or_else(|| (own, None), |at| channels.remove(at));
+                channels.insert(0, own);
+            }
             Err(why) => {
                 let close = Close::custom(Close::PERMISSION_DENIED.code, &why);
                 return self.end(close, CloseCause::Other, effects);
             }
-        };
+        }
         let ttl = match self.expire_at(now, identity.expires_at) {
             Ok(ttl) => ttl,
             Err(_) if !self.encoding.has_replies() => {
@@ -78,33 +128,29 @@ impl Core {
         let data = identity.data.clone();
         effects.push_back(Effect::Admit(identity));
         self.state =
-            State::Admitting(Admitting { id, ttl, data, waiting: channels.len(), subscriptions: Vec::new() });
+            State::Admitting(Admitting { id, ttl, data, waiting: channels.len(), ..Admitting::default() });
         if channels.is_empty() {
             return self.connected(effects);
         }
-        for channel in channels {
-            self.subscribe_by_server(now, channel, Subscriber::Identity, None, effects);
+        for (channel, options) in channels {
+            self.subscribe_by_server(now, channel, Subscriber::Identity, options, effects);
         }
     }
 
-    /// The channels to which a client is subscribed when it connects. The channel of its user comes first, so
-    /// that it has a place whatever the plugins list.
+    /// The channel of a user, to which clients are subscribed when they connect, if the settings have one.
     ///
     /// # Errors
     ///
     /// If the user has a name that no channel can have. Without its channel a client would miss what is sent
     /// there, and nobody would notice.
-    fn channels_of(&self, identity: &Identity) -> Result<Vec<Channel>, String> {
-        let own = match &self.config.client.personal_channel {
-            PersonalChannel::None => None,
-            PersonalChannel::Address => Channel::of_user(&identity.user),
-            PersonalChannel::Namespace(namespace) => {
-                let channel = Channel::of_user_in(namespace, &identity.user).transpose();
-                channel.map_err(|why| format!("the user has no personal channel: {why}"))?
-            }
-        };
-        let listed = identity.channels.iter().filter(|channel| own.as_ref() != Some(*channel));
-        Ok(own.iter().chain(listed).cloned().collect())
+    fn personal_channel(&self, user: &str) -> Result<Option<Channel>, String> {
+        match &self.config.client.personal_channel {
+            PersonalChannel::None => Ok(None),
+            PersonalChannel::Address => Ok(Channel::of_user(user)),
+            PersonalChannel::Namespace(namespace) => Channel::of_user_in(namespace, user)
+                .transpose()
+                .map_err(|why| format!("the user has no personal channel: {why}")),
+        }
     }
 
     pub(super) fn refuse(&mut self, id: u32, refusal: &Refusal, effects: &mut Effects) {
@@ -140,14 +186,38 @@ impl Core {
     pub(super) fn expire_at(&mut self, now: Now, expires_at: Option<u64>) -> Result<Option<u32>, ReplyError> {
         let Some(seconds) = expires_at else {
             self.expires = None;
+            self.refresh = None;
             return Ok(None);
         };
         let expires = time_of(now, seconds)?;
         self.expires = Some(expires);
+        if self.config.ask.refresh.is_some() {
+            // The client has nothing to do: an upstream is asked.
+            self.refresh = Some(expires);
+            return Ok(None);
+        }
         Ok(Some(ttl(now, expires)))
     }
 
     pub(super) fn on_refreshed(&mut self, now: Now, id: u32, admission: Admission, effects: &mut Effects) {
+        let undecided = matches!(admission, Admission::Undecided | Admission::Doubtful);
+        match self.config.ask.refresh.clone().filter(|_| undecided) {
+            Some(upstream) => {
+                let about = About::Client { id, credential: true, admission, connecting: None };
+                effects.push_back(Effect::AskUpstream { upstream, about });
+            }
+            None => self.refresh_or_refuse(now, id, admission, effects),
+        }
+    }
+
+    /// What becomes of a refresh if no upstream decides.
+    pub(super) fn refresh_or_refuse(
+        &mut self,
+        now: Now,
+        id: u32,
+        admission: Admission,
+        effects: &mut Effects,
+    ) {
         match admission {
             Admission::Accepted(identity) if identity.user != self.user => {
                 let close = Close::custom(Close::INVALID_TOKEN.code, "the token is another user's");

@@ -28,10 +28,10 @@ impl Core {
         match (&self.state, request) {
             (State::Refused, _) => (),
             (State::Connecting, Request::Connect(connect)) if id > 0 || self.encoding == Encoding::Raw => {
-                let Connect { token, data, positions, deltas } = connect;
+                let Connect { token, data, positions, deltas, software } = connect;
                 self.positions = positions;
                 self.deltas = deltas;
-                self.state = State::Admitting(Admitting { id, ..Admitting::default() });
+                self.state = State::Admitting(Admitting { id, software, ..Admitting::default() });
                 effects.push_back(Effect::Authenticate { id, refresh: false, token, data });
             }
             (State::Connecting, Request::Raw { data, .. }) => match std::str::from_utf8(&data) {

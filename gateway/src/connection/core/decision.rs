@@ -1,11 +1,14 @@
 //! Turns the decision of the plugins on a command into effects.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{Core, Effects, Subscription, fail, is_reply_code};
+use crate::backplane::SubscribeOptions;
 use crate::clock::Now;
 use crate::config::Access;
-use crate::connection::effect::{Ask, Details, Effect};
+use crate::connection::effect::{About, Ask, Details, Effect};
 use crate::connection::event::{NOTHING, Subscriber};
 use crate::plugin::event::{Kind, MessageContent};
 use crate::plugin::verdict::{Decision, Expiry};
@@ -13,6 +16,26 @@ use crate::protocol::channel::Target;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::reply::{Done, Reply};
 use crate::telemetry::metrics::CloseCause;
+
+/// How a permitted command is executed.
+#[derive(Debug)]
+pub(super) struct Permit {
+    /// The payload that the plugins, or an upstream, left.
+    pub(super) payload: Bytes,
+    /// When the subscription that the command makes or refreshes expires, if somebody has set it.
+    pub(super) expiry: Option<Expiry>,
+    /// Of a subscription.
+    pub(super) options: Option<Arc<SubscribeOptions>>,
+    /// Whether a publication is not kept.
+    pub(super) skip_history: bool,
+}
+
+impl Permit {
+    /// By the plugins or the policy of the channel.
+    pub(super) fn of(payload: Bytes, expiry: Option<Expiry>) -> Self {
+        Self { payload, expiry, options: None, skip_history: false }
+    }
+}
 
 impl Core {
     pub(super) fn on_decided(
@@ -24,15 +47,13 @@ impl Core {
         effects: &mut Effects,
     ) {
         match decision {
-            Decision::Allowed(payload) => self.perform(now, ask, payload, expiry, effects),
-            Decision::Undecided(payload) => match self.policy(&ask) {
-                Ok(()) => self.perform(now, ask, payload, expiry, effects),
-                // The protocol has no reply for a failed `send`, and the client should not keep sending
-                // without knowing.
-                Err(_) if ask.content.kind == Kind::Send => {
-                    self.end(Close::NOT_AVAILABLE, CloseCause::BadRequest, effects)
+            Decision::Allowed(payload) => self.perform(now, ask, Permit::of(payload, expiry), effects),
+            Decision::Undecided(payload) => match self.upstream_for(&ask) {
+                Some(upstream) => {
+                    let about = About::Command { ask, payload, expiry };
+                    effects.push_back(Effect::AskUpstream { upstream, about });
                 }
-                Err(error) => self.deny(&ask, error, effects),
+                None => self.decide_by_policy(now, ask, Permit::of(payload, expiry), effects),
             },
             Decision::Denied(refusal) if is_reply_code(refusal.code) => {
                 self.deny(&ask, ReplyError::custom(refusal.code, &refusal.reason), effects);
@@ -46,9 +67,25 @@ impl Core {
             Decision::Dropped => self.swallow(&ask, effects),
             Decision::Reply(payload) => self.answer(&ask, payload, effects),
             Decision::Route { targets, payload } => match acknowledgement(&ask) {
-                Some(reply) => effects.push_back(Effect::Publish { id: ask.id, targets, payload, reply }),
+                Some(reply) => {
+                    let (id, skip_history) = (ask.id, false);
+                    effects.push_back(Effect::Publish { id, targets, payload, reply, skip_history });
+                }
                 None => self.deny(&ask, ReplyError::NOT_AVAILABLE, effects),
             },
+        }
+    }
+
+    /// Does what the policy of the channel permits.
+    pub(super) fn decide_by_policy(&mut self, now: Now, ask: Ask, permit: Permit, effects: &mut Effects) {
+        match self.policy(&ask) {
+            Ok(()) => self.perform(now, ask, permit, effects),
+            // The protocol has no reply for a failed `send`, and the client should not keep sending without
+            // knowing.
+            Err(_) if ask.content.kind == Kind::Send => {
+                self.end(Close::NOT_AVAILABLE, CloseCause::BadRequest, effects)
+            }
+            Err(error) => self.deny(&ask, error, effects),
         }
     }
 
@@ -87,15 +124,9 @@ impl Core {
         if permitted { Ok(()) } else { Err(ReplyError::PERMISSION_DENIED) }
     }
 
-    /// Executes a permitted command, with the payload and the expiry that the plugins left.
-    pub(super) fn perform(
-        &mut self,
-        now: Now,
-        ask: Ask,
-        payload: Bytes,
-        expiry: Option<Expiry>,
-        effects: &mut Effects,
-    ) {
+    /// Executes a permitted command.
+    pub(super) fn perform(&mut self, now: Now, ask: Ask, permit: Permit, effects: &mut Effects) {
+        let Permit { payload, expiry, options, skip_history } = permit;
         let namespace = ask.content.channel.as_ref().and_then(|channel| self.config.namespaces.of(channel));
         if ask.content.kind != Kind::Unsubscribe
             && let Some(Err(error)) = namespace.map(|namespace| self.admits_to(namespace))
@@ -122,7 +153,8 @@ impl Core {
                 Details::Subscribe { recover, join_leave, reject_unrecovered, filter, delta },
             ) => {
                 let rules = self.config.namespaces.of(&channel);
-                let forced = rules.is_some_and(|rules| rules.force_push_join_leave);
+                let chosen = options.as_ref().and_then(|options| options.overrides.push_join_leave);
+                let forced = chosen.unwrap_or_else(|| rules.is_some_and(|rules| rules.force_push_join_leave));
                 let recover = recover.or_else(|| self.wants_latest(&channel));
                 effects.push_back(Effect::Subscribe {
                     channel,
@@ -131,7 +163,7 @@ impl Core {
                     join_leave: Some(join_leave || forced),
                     filter,
                     delta,
-                    options: None,
+                    options,
                 });
             }
             (Kind::Unsubscribe, _) => {
@@ -155,6 +187,7 @@ impl Core {
                 targets: vec![channel],
                 payload,
                 reply: Some(Reply::Done { id, what: Done::Publish }),
+                skip_history,
             }),
             (Kind::Presence, _) => effects.push_back(Effect::Presence { id, channel, stats: false }),
             (Kind::PresenceStats, _) => effects.push_back(Effect::Presence { id, channel, stats: true }),
@@ -199,9 +232,12 @@ impl Core {
     pub(super) fn forget_asked(&mut self, ask: &Ask) {
         if ask.content.kind == Kind::Subscribe
             && let Some(channel) = &ask.content.channel
-            && self.subscriptions.get(channel) == Some(&Subscription::Requested)
+            && matches!(
+                self.subscriptions.get(channel),
+                Some(Subscription::Requested | Subscription::Unwanted)
+            )
         {
-            self.subscriptions.swap_remove(channel);
+            self.forget_subscription(channel);
         }
     }
 }

@@ -48,11 +48,18 @@ impl Core {
                 && self.expire_subscription_at(now, &channel, Expiry::At(seconds)).is_err()
             {
                 // It has expired on its way here.
+                if by == Subscriber::Identity {
+                    self.admitted_to(None, effects);
+                }
                 return;
             }
             recover = options.recover.clone();
             join_leave = options.overrides.push_join_leave;
-        } else if let Some((_, position)) = self.positions.iter().find(|(known, _)| *known == channel) {
+        }
+        if recover.is_none()
+            && (options.is_none() || by == Subscriber::Identity)
+            && let Some((_, position)) = self.positions.iter().find(|(known, _)| *known == channel)
+        {
             recover = Some(position.clone());
         }
         self.subscriptions.insert(channel.clone(), Subscription::Requested);
@@ -114,7 +121,9 @@ impl Core {
         self.subscriptions.insert(channel.clone(), kind);
         match by {
             Subscriber::Client { id, .. } => {
-                result.ttl = self.expiring.of(&channel).map(|expires| ttl(now, expires));
+                // The client has nothing to do about an expiry for which an upstream is asked.
+                let expires = self.expiring.of(&channel).filter(|_| self.refreshing.of(&channel).is_none());
+                result.ttl = expires.map(|expires| ttl(now, expires));
                 effects.push_back(Effect::Reply(Reply::Subscribed { id, result }))
             }
             Subscriber::Plugin => match &mut self.state {
@@ -155,6 +164,7 @@ impl Core {
     /// Forgets a subscription and its expiry. Whether there was one.
     pub(super) fn forget_subscription(&mut self, channel: &Channel) -> bool {
         self.expiring.remove(channel);
+        self.refreshing.remove(channel);
         self.subscriptions.swap_remove(channel).is_some()
     }
 
@@ -169,11 +179,16 @@ impl Core {
         match expiry {
             Expiry::Never => {
                 self.expiring.remove(channel);
+                self.refreshing.remove(channel);
                 Ok(None)
             }
             Expiry::At(seconds) => {
                 let expires = time_of(now, seconds)?;
                 self.expiring.set(channel, expires);
+                if self.refresher_of(channel).is_some() {
+                    self.refreshing.set(channel, expires);
+                    return Ok(None);
+                }
                 Ok(Some(ttl(now, expires)))
             }
         }
@@ -207,11 +222,12 @@ impl Core {
 
     /// Ends a subscription that has expired: a client subscribes again with another credential. It cannot do
     /// that for a subscription of the server, so it connects again.
-    fn expire_subscription(&mut self, channel: Channel, effects: &mut Effects) {
+    pub(super) fn expire_subscription(&mut self, channel: Channel, effects: &mut Effects) {
         if self.subscriptions.get(&channel) == Some(&Subscription::Server) {
             return self.end(Close::SUBSCRIPTION_EXPIRED, CloseCause::Expired, effects);
         }
         self.expiring.remove(&channel);
+        self.refreshing.remove(&channel);
         self.remove(channel, Unsubscribe::EXPIRED, effects);
     }
 }

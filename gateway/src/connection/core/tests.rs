@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod admission;
+mod backend;
 mod connection_expiry;
 mod subscribing;
 mod subscription_expiry;

@@ -43,7 +43,7 @@ impl Session {
         token: Box<str>,
         data: Bytes,
     ) -> Option<Event> {
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || self.is_refreshing() {
             // A second refresh before the first had a response.
             return Some(Event::Answered { id, result: Err(ReplyError::TOO_MANY_REQUESTS) });
         }
@@ -90,6 +90,7 @@ impl Session {
         match authenticated {
             Authenticated::Done(admission) => {
                 let Waiting { mut authentication, id, refresh, credential, picked, .. } = *waiting;
+                self.undecided(refresh, &admission, authentication.event());
                 self.plugin_effects.append(&mut authentication.effects);
                 if let Some(trace) = authentication.explanation(&admission) {
                     let explain = &self.worker.explain;

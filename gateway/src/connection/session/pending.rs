@@ -1,5 +1,5 @@
-//! [`PendingRequests`]: requests of a connection to the backplane that have no response yet. Meanwhile only
-//! commands whose order matters wait.
+//! [`PendingRequests`]: requests of a connection to the backplane and to upstreams that have no response yet.
+//! Meanwhile only commands whose order matters wait.
 
 use std::collections::VecDeque;
 
@@ -7,8 +7,10 @@ use super::Session;
 use super::reading::counted;
 use crate::backplane::{Outcome, Recovery, ReplyTo, Response};
 use crate::clock::Now;
+use crate::connection::effect::About;
 use crate::connection::event::{Event, Subscriber};
 use crate::connection::turn::Turn;
+use crate::plugin::event::Kind;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::{Command, HistoryQuery, Position, Request};
@@ -17,14 +19,22 @@ use crate::protocol::reply::Reply;
 /// Pending requests and held commands at which the client's next commands have to wait.
 const PENDING_MANY: usize = 128;
 
+/// Bytes of held commands at which they have to wait. More may be held by the next command only.
+const HELD_BYTES_MAX: usize = 256 * 1024;
+
 /// Pending requests of one connection.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
     /// Id of the next request.
     request_id: u32,
     open: VecDeque<(u32, Pending)>,
-    /// Commands for channels whose subscription is being made.
+    /// Commands for channels whose subscription is being made, and all that follow a command at an upstream.
     held: VecDeque<Command>,
+    /// Payload bytes of these.
+    held_bytes: usize,
+    /// A command whose successors wait is at an upstream, or some that have waited for it are still held:
+    /// every command waits behind them.
+    in_order: bool,
     /// A subscription is complete, so held commands may no longer be blocked.
     settling: bool,
     /// Subscriptions that are made, before the client gets the reply.
@@ -81,6 +91,8 @@ pub(super) enum Pending {
         /// The part to read.
         query: HistoryQuery,
     },
+    /// A question to an upstream.
+    Upstream(About),
 }
 
 impl Pending {
@@ -89,8 +101,22 @@ impl Pending {
         match self {
             Self::History { .. } | Self::Presence { .. } => PENDING_MANY / 4,
             Self::Subscribe { recover: Some(_), .. } => PENDING_MANY / 16,
-            Self::Subscribe { .. } | Self::Publish { .. } => 1,
+            Self::Subscribe { .. } | Self::Publish { .. } | Self::Upstream(_) => 1,
         }
+    }
+
+    /// Whether the subscription to a channel is being made, or refreshed.
+    fn is_subscribing(&self, to: &Channel) -> bool {
+        match self {
+            Self::Subscribe { channel, .. } => channel == to,
+            Self::Upstream(about) => subscribing(about) == Some(to),
+            Self::Publish { .. } | Self::Presence { .. } | Self::History { .. } => false,
+        }
+    }
+
+    /// Whether the next commands of the client wait for it.
+    fn is_in_order(&self) -> bool {
+        matches!(self, Self::Upstream(about @ About::Command { .. }) if subscribing(about).is_none())
     }
 }
 
@@ -98,16 +124,41 @@ impl PendingRequests {
     /// Whether the client should wait for responses first. Requests with large responses have more weight.
     pub(super) fn are_many(&self) -> bool {
         let open: usize = self.open.iter().map(|(_, about)| about.weight()).sum();
-        open + self.held.len() >= PENDING_MANY
+        open + self.held.len() >= PENDING_MANY || self.held_bytes >= HELD_BYTES_MAX
     }
 
     fn is_subscribing(&self, channel: &Channel) -> bool {
-        let about = |(_, about): &(_, Pending)| matches!(about, Pending::Subscribe { channel: making, .. } if making == channel);
-        self.open.iter().any(about)
+        self.open.iter().any(|(_, about)| about.is_subscribing(channel))
+    }
+
+    /// Whether a command whose successors wait is at an upstream.
+    fn is_at_upstream(&self) -> bool {
+        self.in_order && self.open.iter().any(|(_, about)| about.is_in_order())
+    }
+
+    /// Whether an upstream is asked about a refresh of the client.
+    fn is_refreshing(&self) -> bool {
+        let refresh =
+            |about: &Pending| matches!(about, Pending::Upstream(About::Client { connecting: None, .. }));
+        self.open.iter().any(|(_, about)| refresh(about))
+    }
+
+    /// Whether a command takes back a subscription about which an upstream is asked.
+    fn is_taken_back(&self, command: &Command) -> bool {
+        let Request::Unsubscribe { channel: Ok(channel) } = &command.request else { return false };
+        let asked = |about: &Pending| matches!(about, Pending::Upstream(about) if subscribing(about) == Some(channel));
+        self.open.iter().any(|(_, about)| asked(about))
+            && !self.held.iter().any(|held| channel_of(&held.request) == Some(channel))
     }
 
     /// Whether a command must wait for an earlier one.
     fn is_before(&self, command: &Command) -> bool {
+        if is_pong(command) || self.is_taken_back(command) && !self.in_order {
+            return false;
+        }
+        if self.in_order {
+            return true;
+        }
         let Some(channel) = channel_of(&command.request) else { return false };
         self.is_subscribing(channel)
             || self.held.iter().any(|held| channel_of(&held.request) == Some(channel))
@@ -116,6 +167,7 @@ impl PendingRequests {
     /// Holds a command that must come after a pending request. Gives back any other.
     pub(super) fn hold(&mut self, command: Command) -> Option<Command> {
         if self.is_before(&command) {
+            self.held_bytes += bytes_of(&command.request);
             self.held.push_back(command);
             return None;
         }
@@ -127,9 +179,31 @@ impl PendingRequests {
         let free = |command: &Command| {
             channel_of(&command.request).is_none_or(|channel| !self.is_subscribing(channel))
         };
-        let free = if self.settling { self.held.iter().position(free) } else { None };
+        let free = match (self.settling, self.in_order) {
+            (false, _) => None,
+            (true, false) => self.held.iter().position(free),
+            (true, true) if self.is_at_upstream() => None,
+            (true, true) => self.held.front().is_some_and(free).then_some(0),
+        };
         self.settling = free.is_some();
-        self.held.remove(free?)
+        let command = self.held.remove(free?)?;
+        self.held_bytes -= bytes_of(&command.request);
+        self.in_order &= !self.held.is_empty();
+        Some(command)
+    }
+
+    /// Remembers a request, under the id that [`Session::reply_to`] has given it.
+    fn open(&mut self, about: Pending) {
+        self.in_order |= about.is_in_order();
+        self.open.push_back((self.request_id, about));
+        self.request_id = self.request_id.wrapping_add(1);
+    }
+
+    fn close(&mut self, at: usize) -> Option<Pending> {
+        let (_, about) = self.open.remove(at)?;
+        self.settling |= matches!(about, Pending::Subscribe { .. } | Pending::Upstream(_));
+        self.in_order &= !self.held.is_empty() || self.open.iter().any(|(_, about)| about.is_in_order());
+        Some(about)
     }
 
     /// Takes a response. Returns the request if this was its last response.
@@ -144,9 +218,7 @@ impl PendingRequests {
                 return None;
             }
         }
-        let about = self.open.remove(at).map(|(_, about)| about);
-        self.settling |= matches!(about, Some(Pending::Subscribe { .. }));
-        about
+        self.close(at)
     }
 }
 
@@ -157,6 +229,12 @@ impl Session {
         self.core.is_admitting()
             || self.pending.as_ref().is_some_and(|pending| pending.are_many())
             || self.has_unread()
+    }
+
+    /// Whether the client is not read because its commands wait for one at an upstream. Its pong may be
+    /// behind them.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.in_order && pending.are_many())
     }
 
     /// Whether a history is still being read.
@@ -210,9 +288,33 @@ impl Session {
     }
 
     pub(super) fn remember(&mut self, about: Pending) {
-        let pending = self.pending.get_or_insert_default();
-        pending.open.push_back((pending.request_id, about));
-        pending.request_id = pending.request_id.wrapping_add(1);
+        self.pending.get_or_insert_default().open(about);
+    }
+
+    /// Whether an upstream is asked about a refresh of the client.
+    pub(super) fn is_refreshing(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.is_refreshing())
+    }
+
+    /// Forgets the question to an upstream about a subscription to this channel that is gone. Whoever waits
+    /// for a subscription gets an error; true if it was one.
+    pub(super) fn take_back(&mut self, channel: &Channel) -> bool {
+        let Some(pending) = &mut self.pending else { return false };
+        let asked = |(_, about): &(_, Pending)| match about {
+            Pending::Upstream(About::Subscription(of)) => of == channel,
+            Pending::Upstream(about) => subscribing(about) == Some(channel),
+            _ => false,
+        };
+        let mut taken_back = Vec::new();
+        while let Some(at) = pending.open.iter().position(asked) {
+            if let Some(Pending::Upstream(About::Command { ask, .. })) = pending.close(at) {
+                taken_back.push((ask.id, ask.content.kind));
+            }
+        }
+        for (id, _) in taken_back.iter().filter(|_| !self.core.is_closed()) {
+            self.reply(&Reply::Error { id: *id, error: ReplyError::PERMISSION_DENIED });
+        }
+        taken_back.iter().any(|(_, kind)| *kind == Kind::Subscribe)
     }
 
     /// Forgets a subscription that is being made. False if there is none.
@@ -274,6 +376,10 @@ impl Session {
             (Pending::History { id, channel, query }, Response::History(page)) => {
                 self.history_read(now, id, &channel, query, page)
             }
+            (Pending::Upstream(about), Response::Upstream(answer)) => {
+                Some(self.upstream_answered(about, answer))
+            }
+            (Pending::Upstream(about), _) => Some(Event::Answers { about, answer: None }),
             (Pending::Presence { id } | Pending::History { id, .. }, _) => {
                 Some(Event::Answered { id, result: Err(ReplyError::INTERNAL) })
             }
@@ -311,6 +417,35 @@ impl Session {
             }
         }
     }
+}
+
+/// The channel whose subscription a question to an upstream is about.
+fn subscribing(about: &About) -> Option<&Channel> {
+    match about {
+        About::Command { ask, .. } if matches!(ask.content.kind, Kind::Subscribe | Kind::SubRefresh) => {
+            ask.content.channel.as_ref()
+        }
+        _ => None,
+    }
+}
+
+/// Whether a command answers a ping, which waits for nothing.
+fn is_pong(command: &Command) -> bool {
+    command.id == 0 && !matches!(command.request, Request::Send { .. } | Request::Raw { .. })
+}
+
+/// Bytes of a command that is held.
+fn bytes_of(request: &Request) -> usize {
+    let payload = match request {
+        Request::Publish { data, .. }
+        | Request::Rpc { data, .. }
+        | Request::Send { data }
+        | Request::Raw { data, .. } => data.len(),
+        Request::Subscribe(subscribe) => subscribe.data.len() + subscribe.token.len(),
+        Request::Refresh { token } | Request::SubRefresh { token, .. } => token.len(),
+        _ => 0,
+    };
+    payload + size_of::<Command>()
 }
 
 /// The channel of a command.

@@ -93,6 +93,7 @@ impl Session {
         targets: &[Channel],
         payload: &Bytes,
         reply: Option<Reply>,
+        skip_history: bool,
     ) -> Option<Event> {
         let json = self.handle.format.encoding.is_json();
         let (mut left, mut failed) = (0, None);
@@ -100,7 +101,7 @@ impl Session {
             let info = Some(self.member_in(target).clone());
             let asked = match self.publishes_to(now, target) {
                 Ok((account, until)) => {
-                    let by = By { info, account: &account, reply_to: self.reply_to() };
+                    let by = By { info, account: &account, reply_to: self.reply_to(), skip_history };
                     let asked = self.worker.publish(now, target, payload.clone(), json, by);
                     if !matches!(asked, Outcome::Ready(Err(_))) {
                         self.kept(target, until);

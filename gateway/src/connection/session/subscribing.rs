@@ -186,7 +186,7 @@ impl Session {
     }
 
     pub(super) fn unsubscribe(&mut self, channel: &Channel) {
-        let making = self.give_up_subscribing(channel);
+        let making = self.take_back(channel) || self.give_up_subscribing(channel);
         self.unlisten(channel);
         if making {
             return self.forget_chosen(channel);

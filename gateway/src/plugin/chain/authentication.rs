@@ -87,6 +87,11 @@ impl Authentication {
         self
     }
 
+    /// The event, as it began.
+    pub fn event(&self) -> &Arc<ConnectEvent> {
+        &self.event
+    }
+
     /// The client as the plugins left it.
     pub fn client(&self) -> &Client {
         &self.seen.client

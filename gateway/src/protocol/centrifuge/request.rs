@@ -6,7 +6,7 @@
 //!
 //! | | applied | accepted without effect | refused with error 107 (`type`: 108) unless it has a zero value |
 //! |---|---|---|---|
-//! | `connect` | `token`, `data`, `subs` | `name`, `version`; `flag`, `profile` and `dict`, which offer compression | `headers` |
+//! | `connect` | `token`, `data`, `subs`; `name` and `version`, which backends see | `flag`, `profile` and `dict`, which offer compression | `headers` |
 //! | `subscribe` and each of `connect.subs` | `channel`, `token`, `recover`, `epoch`, `offset`, `data`, `join_leave`; of `flag` the bit 2; `delta`, in namespaces with `delta`; `tf` of `subscribe` alone, in namespaces with `tag_filter` | `positioned` and `recoverable`: the channel decides, and the reply says so; of `flag` the bit 1, which offers numbers for names; other formats of `delta` | `type`, `phase`, `cursor`, `limit`, `asc`; `tf` of `connect.subs` |
 //! | `publish` | `channel`, `data` | | `type`, `key`, `removed` |
 //! | `history` | `channel`, `limit`, `since`, `reverse` | | |
@@ -61,6 +61,8 @@ pub(super) trait Fields<'a> {
 pub(super) struct Connect<'a> {
     pub(super) token: Text<'a>,
     pub(super) data: Payload,
+    pub(super) name: Text<'a>,
+    pub(super) version: Text<'a>,
     pub(super) headers: bool,
     /// By channel. Decoded one by one, because only those that recover or apply deltas are kept.
     pub(super) subs: Box<dyn Iterator<Item = Result<(Text<'a>, Subscribe<'a>), Malformed>> + 'a>,
@@ -185,7 +187,8 @@ fn connect(fields: Connect<'_>) -> Result<Request, Invalid> {
     }
     let (token, data) = (fields.token.into(), fields.data?);
     let (positions, deltas) = (positions.into_iter().collect(), deltas.into_iter().collect());
-    Ok(Request::Connect(command::Connect { token, data, positions, deltas }))
+    let software = command::Software { name: fields.name.into(), version: fields.version.into() };
+    Ok(Request::Connect(command::Connect { token, data, positions, deltas, software }))
 }
 
 fn other_request<'a>(mut fields: impl Fields<'a>) -> Result<Request, Invalid> {

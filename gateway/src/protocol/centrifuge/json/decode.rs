@@ -155,6 +155,10 @@ struct WireConnect<'a> {
     #[serde(borrow)]
     subs: Field<BTreeMap<Text<'a>, &'a RawValue>>,
     #[serde(borrow)]
+    name: Field<Text<'a>>,
+    #[serde(borrow)]
+    version: Field<Text<'a>>,
+    #[serde(borrow)]
     headers: Refused<'a>,
 }
 
@@ -320,6 +324,8 @@ impl<'a> Fields<'a> for Decoded<'a, '_> {
         Some(Connect {
             token: wire.token.0.0,
             data: payload(wire.data, self.message),
+            name: wire.name.0.0,
+            version: wire.version.0.0,
             headers: is_set(wire.headers),
             subs: Box::new(wire.subs.0.into_iter().map(sub)),
         })

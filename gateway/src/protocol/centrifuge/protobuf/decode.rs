@@ -88,6 +88,10 @@ struct WireConnect {
     token: String,
     #[prost(bytes = "bytes", tag = "2")]
     data: Bytes,
+    #[prost(string, tag = "4")]
+    name: String,
+    #[prost(string, tag = "5")]
+    version: String,
     /// One entry of a map.
     #[prost(bytes = "bytes", optional, tag = "6")]
     headers: Option<Bytes>,
@@ -367,6 +371,8 @@ fn connect(bytes: Bytes) -> Result<Connect<'static>, DecodeError> {
     Ok(Connect {
         token: wire.token.into(),
         data: Ok(wire.data),
+        name: wire.name.into(),
+        version: wire.version.into(),
         headers: wire.headers.is_some(),
         subs: Box::new(Subs(bytes)),
     })

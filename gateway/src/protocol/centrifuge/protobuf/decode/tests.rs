@@ -329,8 +329,12 @@ fn command_in_both(random: &mut Random) -> (Value, WireCommand) {
         let data = random.seldom(&["7", "{\"a\":[1, 2]}", "\"x\""]);
         match random.below(13) {
             0 => {
-                let mut connect =
-                    WireConnect { token: random.seldom(&["t"]).into(), data: data.into(), headers: None };
+                let mut connect = WireConnect {
+                    token: random.seldom(&["t"]).into(),
+                    data: data.into(),
+                    name: "js".into(),
+                    ..WireConnect::default()
+                };
                 let mut of_text = json!({ "token": connect.token, "name": "js", "version": null });
                 with_data(&mut of_text, data.as_bytes());
                 if random.below(20) == 0 {
