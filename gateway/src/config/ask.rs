@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::read::{Document, Invalid, Section, found};
 use super::resolve::all;
-use super::{Handshake, Upstream};
+use super::{Handshake, Namespaces, Upstream};
 
 /// The upstreams that are asked about what has no channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Ask {
     pub headers: Vec<Box<str>>,
     /// What happens without an answer.
     pub failure: AskFailure,
+    /// Whether an upstream is asked about the channels of any namespace.
+    pub channels: bool,
 }
 
 /// The upstreams that are asked about the channels of a namespace.
@@ -54,7 +56,15 @@ pub enum AskFailure {
 pub(super) type Names<'a> = &'a BTreeMap<Box<str>, Upstream>;
 
 /// Reads the table `[ask]`.
-pub(super) fn ask(document: &Document<'_>, names: Names<'_>, handshake: &Handshake) -> Ask {
+pub(super) fn ask(
+    document: &Document<'_>,
+    names: Names<'_>,
+    handshake: &Handshake,
+    namespaces: &Namespaces,
+) -> Ask {
+    let tables = namespaces.named.values().chain([&namespaces.default]);
+    let asks =
+        |ask: &ChannelAsk| ask.subscribe.is_some() || ask.sub_refresh.is_some() || ask.publish.is_some();
     let section = document.section("ask");
     let ask = Ask {
         connect: upstream(&section, "connect", names),
@@ -64,6 +74,7 @@ pub(super) fn ask(document: &Document<'_>, names: Names<'_>, handshake: &Handsha
         message: upstream(&section, "message", names),
         headers: headers(&section, handshake),
         failure: failure(&section, "failure"),
+        channels: tables.map(|namespace| &namespace.ask).any(asks),
     };
     section.finish();
     ask

@@ -44,7 +44,7 @@ pub(super) fn resolve(
     let upstreams = upstream::upstreams(&document, folder, environment);
     let namespaces = namespaces(&document, &listen, &upstreams);
     let handshake = handshake(&document);
-    let ask = ask::ask(&document, &upstreams, &handshake);
+    let ask = ask::ask(&document, &upstreams, &handshake, &namespaces);
     let config = Config {
         admin: admin(&document, &listen, folder, environment),
         listen,

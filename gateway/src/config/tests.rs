@@ -370,6 +370,7 @@ fn every_key_reaches_its_own_field() {
             message: Some("orders".into()),
             headers: vec!["user-agent".into()],
             failure: AskFailure::Closed,
+            channels: true,
         },
         explain: Explain { sample: 34, kept: 35, reply: true },
         drain: Drain {

@@ -1,6 +1,7 @@
 //! [`Trace`] records what each plugin of the chain did with one event. It holds sizes and counts, never
 //! contents, because it may be sent to the client that sent the message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -58,6 +59,8 @@ pub struct Trace {
     seen: Vec<Seen>,
     /// Decision of the whole chain; empty if there is nothing to decide, or if each class has its own.
     decision: &'static str,
+    /// The upstream that is asked, because no plugin has decided.
+    asks: Option<Arc<str>>,
 }
 
 /// The part of one plugin.
@@ -139,6 +142,7 @@ impl Trace {
             user: Box::default(),
             kind,
             channel: Box::default(),
+            asks: None,
             method: Box::default(),
             payload_bytes: 0,
             generation,
@@ -185,6 +189,11 @@ impl Trace {
         };
     }
 
+    /// An upstream is asked, because no plugin has decided.
+    pub fn asks(&mut self, upstream: Arc<str>) {
+        self.asks = Some(upstream);
+    }
+
     /// JSON for the API and for the client that requested it.
     pub fn to_json(&self) -> Value {
         let mut value = json!({
@@ -200,6 +209,9 @@ impl Trace {
         });
         if !self.decision.is_empty() {
             value["decision"] = self.decision.into();
+        }
+        if let Some(upstream) = &self.asks {
+            value["asks"] = (&**upstream).into();
         }
         value
     }

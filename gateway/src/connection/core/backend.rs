@@ -10,7 +10,7 @@ use crate::backplane::{Overrides, SubscribeOptions};
 use crate::clock::Now;
 use crate::config::AskFailure;
 use crate::connection::effect::{About, Ask, Effect};
-use crate::plugin::event::Kind;
+use crate::plugin::event::{Kind, MessageContent};
 use crate::plugin::verdict::{Admission, Expiry, Identity, Refusal};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
@@ -25,16 +25,17 @@ const AGAIN_MIN: Duration = Duration::from_secs(1);
 
 impl Core {
     /// The upstream that decides on a command on which no plugin has decided.
-    pub(super) fn upstream_for(&self, ask: &Ask) -> Option<Arc<str>> {
-        let Some(channel) = &ask.content.channel else {
-            return match ask.content.kind {
+    pub fn upstream_for(&self, content: &MessageContent) -> Option<Arc<str>> {
+        let Some(channel) = &content.channel else {
+            return match content.kind {
                 Kind::Rpc => self.config.ask.rpc.clone(),
                 Kind::Send => self.config.ask.send.clone(),
                 Kind::Raw => self.config.ask.message.clone(),
                 _ => None,
             };
         };
-        if !matches!(ask.content.kind, Kind::Subscribe | Kind::SubRefresh | Kind::Publish)
+        if !self.config.ask.channels
+            || !matches!(content.kind, Kind::Subscribe | Kind::SubRefresh | Kind::Publish)
             || channel.target() != Target::Channel
         {
             return None;
@@ -42,7 +43,7 @@ impl Core {
         let namespace = self.config.namespaces.of(channel)?;
         // A client that may not take part in any case is not worth a question.
         self.admits_to(namespace).ok()?;
-        match ask.content.kind {
+        match content.kind {
             Kind::Subscribe => namespace.ask.subscribe.clone(),
             Kind::SubRefresh => namespace.ask.sub_refresh.clone(),
             _ => namespace.ask.publish.clone(),
@@ -51,6 +52,9 @@ impl Core {
 
     /// The upstream that is asked whether a subscription to this channel may stay.
     pub(super) fn refresher_of(&self, channel: &Channel) -> Option<&Arc<str>> {
+        if !self.config.ask.channels {
+            return None;
+        }
         self.config.namespaces.of(channel)?.ask.sub_refresh.as_ref()
     }
 

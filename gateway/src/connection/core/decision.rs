@@ -48,7 +48,7 @@ impl Core {
     ) {
         match decision {
             Decision::Allowed(payload) => self.perform(now, ask, Permit::of(payload, expiry), effects),
-            Decision::Undecided(payload) => match self.upstream_for(&ask) {
+            Decision::Undecided(payload) => match self.upstream_for(&ask.content) {
                 Some(upstream) => {
                     let about = About::Command { ask, payload, expiry };
                     effects.push_back(Effect::AskUpstream { upstream, about });

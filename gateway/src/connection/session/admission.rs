@@ -90,9 +90,10 @@ impl Session {
         match authenticated {
             Authenticated::Done(admission) => {
                 let Waiting { mut authentication, id, refresh, credential, picked, .. } = *waiting;
-                self.undecided(refresh, &admission, authentication.event());
+                let asked = self.undecided(refresh, &admission, authentication.event());
                 self.plugin_effects.append(&mut authentication.effects);
-                if let Some(trace) = authentication.explanation(&admission) {
+                if let Some(mut trace) = authentication.explanation(&admission) {
+                    asked.into_iter().for_each(|upstream| trace.asks(upstream));
                     let explain = &self.worker.explain;
                     if trace.was_seen()
                         && (picked.is_some() || explain.is_tagged(now.at, authentication.client(), None))

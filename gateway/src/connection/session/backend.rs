@@ -29,13 +29,21 @@ pub(super) struct Backend {
 }
 
 impl Session {
-    /// Keeps a connect or a refresh on which no plugin has decided, if an upstream will be asked.
-    pub(super) fn undecided(&mut self, refresh: bool, admission: &Admission, event: &Arc<ConnectEvent>) {
+    /// Keeps a connect or a refresh on which no plugin has decided, if an upstream will be asked. Returns its
+    /// name.
+    pub(super) fn undecided(
+        &mut self,
+        refresh: bool,
+        admission: &Admission,
+        event: &Arc<ConnectEvent>,
+    ) -> Option<Arc<str>> {
         let ask = &self.worker.config.ask;
-        let upstream = if refresh { &ask.refresh } else { &ask.connect };
-        if upstream.is_some() && matches!(admission, Admission::Undecided | Admission::Doubtful) {
-            self.backend.get_or_insert_default().event = Some(event.clone());
+        let upstream = if refresh { &ask.refresh } else { &ask.connect }.clone()?;
+        if !matches!(admission, Admission::Undecided | Admission::Doubtful) {
+            return None;
         }
+        self.backend.get_or_insert_default().event = Some(event.clone());
+        Some(upstream)
     }
 
     /// Whether an upstream is asked since the last call whether the client is admitted.

@@ -60,7 +60,10 @@ impl Session {
             Decision::Route { .. } => DecisionOutcome::Routed,
             Decision::Failed => DecisionOutcome::Failed,
         });
-        if let Some((trace, reply)) = explained {
+        if let Some((mut trace, reply)) = explained {
+            if let (Decision::Undecided(_), Some(upstream)) = (&decision, self.core.upstream_for(&content)) {
+                trace.asks(upstream);
+            }
             self.explain(trace, reply);
         }
         Event::Decided { ask: Ask { id, content, details }, decision, expiry }
