@@ -22,6 +22,7 @@ pub mod memory;
 mod order;
 pub mod redis;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,6 +190,8 @@ pub struct Published {
     pub top: Position,
     /// Nothing was published, because the channel has this version or a newer one.
     pub skipped: bool,
+    /// Nothing was published now, because it was published before with the same key.
+    pub repeated: bool,
     /// Doubt caused by the replacement of a server.
     pub repeat: Option<Repeat>,
 }
@@ -254,6 +257,41 @@ pub enum ReplyTo {
     Task(oneshot::Sender<Response>),
     /// Nowhere: a failure is logged.
     Nobody,
+    /// To another one, after a function has learned of a publication that was accepted.
+    After(Box<(AfterPublished, Self)>),
+}
+
+/// Learns that a publication was accepted.
+pub struct AfterPublished(Box<dyn FnOnce(&Published) + Send + Sync>);
+
+impl ReplyTo {
+    /// Sends the response here, after `learn` was called if it says that a publication was accepted. Not if
+    /// the outcome of the request is ready at once.
+    #[must_use]
+    pub fn after(self, learn: Box<dyn FnOnce(&Published) + Send + Sync>) -> Self {
+        Self::After(Box::new((AfterPublished(learn), self)))
+    }
+
+    /// Whether nobody waits for the response.
+    pub fn is_nobody(&self) -> bool {
+        match self {
+            Self::Nobody => true,
+            Self::After(after) => after.1.is_nobody(),
+            Self::Connection(..) | Self::Task(_) => false,
+        }
+    }
+}
+
+impl AfterPublished {
+    pub(crate) fn learn(self, published: &Published) {
+        self.0(published);
+    }
+}
+
+impl fmt::Debug for AfterPublished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AfterPublished")
+    }
 }
 
 /// Outcome of a request.

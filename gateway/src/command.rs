@@ -50,6 +50,7 @@ Examples:
   gateway redis inspect news:1 --config gateway.toml
                                           show the keys of a channel in Redis
   gateway upstream list                   show the services behind it, and their servers
+  gateway upstream replay dead.jsonl      send events again that a backend did not accept
   gateway plugin new shout                create a plugin; `gateway plugin --help` goes on
   gateway pack --output gateway-full      make a program that carries the shipped plugins
 

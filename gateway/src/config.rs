@@ -6,6 +6,7 @@
 mod ask;
 mod external;
 mod error;
+mod events;
 mod origin;
 mod personal;
 mod proxies;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use ask::{Ask, AskFailure, ChannelAsk};
 pub use error::{ConfigError, ConfigErrors};
+pub use events::{ChannelEvents, Events};
 pub(crate) use origin::http_origin;
 pub use personal::PersonalChannel;
 pub use proxies::{Proxies, Tell};
@@ -81,10 +83,12 @@ pub struct Config {
     pub redis: Option<Redis>,
     /// Plugins.
     pub plugins: Plugins,
-    /// The upstreams that receive plugins' events, by name.
+    /// The upstreams that receive events, by name.
     pub upstreams: BTreeMap<Box<str>, Upstream>,
     /// The upstreams that are asked about what has no channel.
     pub ask: Ask,
+    /// Which upstream is told what happens.
+    pub events: Events,
     /// Which messages are explained.
     pub explain: Explain,
     /// Stopping.
@@ -351,6 +355,8 @@ pub struct Namespace {
     pub wildcards: bool,
     /// Whether only clients with a certificate take part.
     pub client_certificate: bool,
+    /// The events of its channels that a backend is told.
+    pub events: ChannelEvents,
     /// Who may subscribe if no plugin decided; never [`Access::Subscribers`].
     pub allow_subscribe: Access,
     /// Who may publish if no plugin decided.
@@ -539,7 +545,7 @@ impl Plugins {
     }
 }
 
-/// An HTTP service behind the gateway that receives events of plugins and answers questions.
+/// An HTTP service behind the gateway that receives events and answers questions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Where its servers are. Not empty, and not every weight is 0.
@@ -572,6 +578,14 @@ pub struct Upstream {
     pub dead_letter: Option<PathBuf>,
     /// Maximum bytes of that file, and of the older one next to it.
     pub dead_letter_bytes_max: usize,
+    /// Maximum number of events of one request; 0 for one event of a plugin, or 100 of the gateway.
+    pub batch_events_max: usize,
+    /// Maximum bytes of these events; an event alone may have more.
+    pub batch_bytes_max: usize,
+    /// How long the first event of a request waits for others.
+    pub batch_wait: Duration,
+    /// Maximum bytes of the files that keep events until they are delivered.
+    pub spool_bytes_max: usize,
 }
 
 /// Which messages are explained.

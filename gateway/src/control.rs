@@ -7,9 +7,11 @@ use std::future::Future;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::backplane::inbox::Inbox;
 use crate::backplane::{
@@ -22,6 +24,7 @@ use crate::clock::Clock;
 use crate::clock::Now;
 use crate::config::{Config, Namespace};
 use crate::connection::worker_state::charge;
+use crate::events::Events;
 use crate::explain::Explain;
 use crate::plugin::breaker::Hold;
 use crate::plugin::registry::{
@@ -42,6 +45,9 @@ pub use self::survey::{PATIENCE, Survey};
 /// Maximum bytes of one answer of the API.
 const HISTORY_BYTES_MAX: usize = 8 << 20;
 const PRESENCE_BYTES_MAX: usize = 16 << 20;
+
+/// How long the answer to a publication waits until its event is written to the disk.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Maximum number of concurrent questions to all gateways.
 const SURVEYS_MAX: usize = 16;
@@ -74,6 +80,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Carries publications.
     pub backplane: Arc<dyn Backplane>,
+    /// Tells an upstream what happens.
+    pub events: Events,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The plugins.
@@ -201,16 +209,25 @@ impl Control {
                 conditions,
                 charge: Some(charge),
             };
-            Ok(self.inner.backplane.publish(new, reply_to, self.inner.clock.now().at))
+            let Parts { events, backplane, clock, .. } = &self.inner.parts;
+            Ok(events.publish(&**backplane, new, reply_to, clock.now()))
         });
         let asked = asked.unwrap_or_else(|error| Outcome::Ready(Err(error)));
         if let Outcome::Ready(Err(error)) = &asked {
             self.inner.metrics.node.publication_refused(error);
         }
-        answered(asked, answer, PERHAPS_PUBLISHED, |answer| match answer {
+        let published = answered(asked, answer, PERHAPS_PUBLISHED, |answer| match answer {
             Response::Published(result) => Some(result),
             _ => None,
-        })
+        });
+        let events = self.inner.events.clone();
+        async move {
+            let published = published.await;
+            if let Some(written) = events.written() {
+                let _ = timeout(WRITTEN_WITHIN, written).await;
+            }
+            published
+        }
     }
 
     /// Closes connections, except those with one of the ids in `kept`. They receive the order a moment later.

@@ -1,5 +1,5 @@
 //! [`StateFolder`] holds the files that survive a restart. All of them can be rebuilt, except earlier
-//! versions of plugins.
+//! versions of plugins, and events for upstreams that were not delivered yet.
 //!
 //! `versions` and `manifests` hold the versions of plugins that were live. `artifacts` holds compiled
 //! plugins, which are machine code: so the folder belongs to this gateway alone, and a file in it that
@@ -21,6 +21,7 @@ pub use artifacts::Artifacts;
 const LOCK: &str = "lock";
 const ARTIFACTS: &str = "artifacts";
 const MANIFESTS: &str = "manifests";
+const UPSTREAMS: &str = "upstreams";
 const VERSIONS: &str = "versions";
 
 /// A state folder that only this process uses until the value is dropped.
@@ -68,7 +69,7 @@ impl StateFolder {
             )));
         }
         let lock = lock(&resolved.join(LOCK)).map_err(failed)?;
-        for part in [ARTIFACTS, MANIFESTS, VERSIONS] {
+        for part in [ARTIFACTS, MANIFESTS, UPSTREAMS, VERSIONS] {
             create(&resolved.join(part)).map_err(|error| failed(format!("it cannot be written: {error}")))?;
         }
         Ok(Self { path: resolved, _lock: lock })
@@ -82,6 +83,11 @@ impl StateFolder {
     /// Folder of the earlier versions of plugins, named by their digests.
     pub fn versions(&self) -> PathBuf {
         self.path.join(VERSIONS)
+    }
+
+    /// Folder of the events that no upstream has accepted yet.
+    pub fn upstreams(&self) -> PathBuf {
+        self.path.join(UPSTREAMS)
     }
 
     /// The cache of compiled plugins.

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 
 use self::build::{Encryption, Folders, Identity, Runtimes, Sockets, random};
@@ -21,6 +22,7 @@ use crate::connection_id::ConnectionIds;
 use crate::control::{self, Control};
 use crate::descriptors::{self, Plan};
 use crate::egress;
+use crate::events::Events;
 use crate::explain::Explain;
 use crate::plugin::registry::Registry;
 use crate::resources;
@@ -60,6 +62,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
     upstreams: Arc<Upstreams>,
+    events: Events,
     explain: Arc<Explain>,
 }
 
@@ -97,15 +100,19 @@ impl Gateway {
             build::backplane(&config, &identity, &inboxes, clock, &metrics, phase_seen.clone())?;
         let runtimes = Runtimes::start(&config)?;
         let client = egress::Client::bounded(plan.outgoing);
-        let upstreams = Upstreams::new(&config.upstreams, client.clone(), &metrics.node, clock, random()?);
+        let spools = folders.state.upstreams();
+        let upstreams =
+            Upstreams::new(&config.upstreams, &spools, client.clone(), &metrics.node, clock, random()?)?;
         let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
         let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes, metrics.clone());
         let node = format!("{:016x}", identity.node);
+        let events = Events::new(&config, &upstreams, &identity.name, &node);
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
             explain: explain.clone(),
             config: config.clone(),
             backplane: backplane.clone(),
+            events: events.clone(),
             metrics: metrics.clone(),
             registry: registry.clone(),
             upstreams: upstreams.clone(),
@@ -128,7 +135,7 @@ impl Gateway {
             node: node.into(),
             phase,
             control,
-            parts: Shared { backplane, metrics, registry, upstreams, explain },
+            parts: Shared { backplane, metrics, registry, upstreams, events, explain },
             network,
             runtimes,
             supervisor,
@@ -170,6 +177,8 @@ impl Gateway {
                     admin::serve(listener, config.clone(), encryption.admin.clone(), control.clone());
                 tokio::spawn(supervisor.forever("admin", serving));
             }
+            let told = parts.events.started(&state.upstreams(), clock.now());
+            told.context("failed to write the name of this run to `plugins.state_folder`")?;
             let upstreams = serve::start_upstreams(&parts.upstreams, &runtimes.outgoing, &supervisor);
             let first_load = serve::start_plugins(changes, parts.registry, &supervisor);
             let mut stop = std::pin::pin!(stop);

@@ -35,6 +35,7 @@ pub mod disk;
 pub mod egress;
 pub mod upstream;
 pub mod ask;
+pub mod events;
 
 // The process: threads, wiring, limits of the machine.
 pub mod worker;

@@ -1,47 +1,60 @@
-//! [`Upstreams`] delivers the events that plugins emit to HTTP services behind the gateway, and puts questions
-//! to them, off the path of messages.
+//! [`Upstreams`] delivers events to HTTP services behind the gateway, and puts questions to them, off the path
+//! of messages. Events are those that plugins emit, and those of the gateway itself (see
+//! [`events`](crate::events)).
 //!
 //! An upstream has one or more targets (`targets.rs`): for each request one is chosen by weight among those
 //! that are up (`chooser.rs`), and one that keeps failing gets nothing for a while (`breaker.rs`).
 //!
-//! Each upstream has one bounded queue. A plugin that emits into a full queue gets an error. An accepted
-//! event is delivered **at least once** while the process lives: if the endpoint does not answer with success
-//! in time, the same event is sent again with the same id. Undeliverable events go to the dead-letter file.
+//! Each upstream has one bounded queue. A plugin that emits into a full queue gets an error; an event of the
+//! gateway that finds it full is given up at once. An accepted event is written to the spool of its upstream,
+//! and then delivered **at least once**, also if the process is killed: if the endpoint does not answer with
+//! success in time, the same event is sent again with the same id. Undeliverable events go to the dead-letter
+//! file.
 //!
 //! With `in_flight_max = 1`, an upstream receives events in queue order, and an event under retry holds up
-//! those behind it. Events of one connection enter the queue in the order they were emitted; between
-//! connections of different workers there is no order to keep. With more in flight, order is not kept at all.
+//! those behind it. Events of one connection enter the queue in the order they happened; between connections
+//! of different workers there is no order to keep. With more in flight, order is not kept at all.
 
 mod targets;
 mod chooser;
 mod breaker;
 mod health;
+mod record;
+mod spool;
+mod handover;
 mod queue;
+mod batch;
 mod deliver;
 mod sign;
 mod dead;
 mod ask;
+pub mod replay;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::ask::dispatch::Dispatch;
 use self::ask::queue::AskQueue;
 pub use self::ask::{AskError, AskRequest};
-use self::queue::Queue;
+use self::handover::{Handover, Job};
+use self::queue::{Queue, Waiting};
+use self::spool::{Left, Spool};
 use self::targets::Targets;
 pub use self::targets::{TargetStatus, WeightsError};
 use crate::clock::Clock;
 use crate::config;
 use crate::egress::Client;
 use crate::mix::{STEP, mix};
+use crate::seldom::seldom;
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::NodeMetrics;
 use crate::telemetry::upstream::UpstreamMetrics;
@@ -49,20 +62,83 @@ use crate::telemetry::upstream::UpstreamMetrics;
 /// The value of `user-agent`.
 const USER_AGENT: &str = concat!("gateway/", env!("CARGO_PKG_VERSION"));
 
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A plugin has emitted it.
+    Emitted,
+    /// A process has started: what an earlier one with the same state folder told as open is over.
+    GatewayStarted,
+    /// A client was admitted.
+    Connected,
+    /// It has gone.
+    Disconnected,
+    /// A client has a subscription.
+    Subscribed,
+    /// It has it no more.
+    Unsubscribed,
+    /// A publication was accepted.
+    Published,
+    /// A channel has its first subscriber.
+    Occupied,
+    /// A channel has no subscriber any more.
+    Vacated,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::Emitted,
+        Self::GatewayStarted,
+        Self::Connected,
+        Self::Disconnected,
+        Self::Subscribed,
+        Self::Unsubscribed,
+        Self::Published,
+        Self::Occupied,
+        Self::Vacated,
+    ];
+
+    /// Their names, in the same order.
+    pub const NAMES: [&str; 9] = [
+        "emitted",
+        "gateway_started",
+        "connected",
+        "disconnected",
+        "subscribed",
+        "unsubscribed",
+        "published",
+        "occupied",
+        "vacated",
+    ];
+
+    /// The name in the body of a request.
+    pub const fn as_str(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// The place among [`Kind::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// An event on its way to an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Unique; the same for every attempt.
     pub id: Box<str>,
-    /// The plugin that emitted it.
+    /// What it is about.
+    pub kind: Kind,
+    /// The plugin that emitted it; empty for an event of the gateway.
     pub plugin: Arc<str>,
-    /// The id of the connection; empty if there is none.
+    /// The id of the connection; empty if there is none. An event of the gateway has it in its content.
     pub connection: Arc<str>,
-    /// The user; empty for none.
+    /// The user; empty for none. An event of the gateway has it in its content.
     pub user: Arc<str>,
-    /// Unix time in milliseconds at which it was emitted.
+    /// Unix time in milliseconds at which it happened.
     pub at: u64,
-    /// Its content.
+    /// Its content: what a plugin emitted, or the JSON object of an event of the gateway.
     pub payload: Bytes,
 }
 
@@ -91,8 +167,7 @@ pub enum NoRoom {
 pub enum Stop {
     /// Not yet.
     No,
-    /// No more events will be emitted. Events not delivered at this time since the start go to the
-    /// dead-letter file.
+    /// No more events will come. Events not delivered at this time since the start stay in the spool.
     At(Duration),
 }
 
@@ -112,6 +187,10 @@ pub struct Upstreams {
     by_name: BTreeMap<Box<str>, Arc<Upstream>>,
     /// Whether every name exists and accepts everything.
     noop: bool,
+    handover: Arc<Handover>,
+    /// One for each upstream, until the thread that writes them has started; `None` keeps events in memory
+    /// only.
+    spools: Mutex<Vec<Option<Spool>>>,
     client: Client,
     clock: Clock,
     /// Random, so that ids of two processes differ.
@@ -121,12 +200,23 @@ pub struct Upstreams {
 
 /// One upstream.
 struct Upstream {
+    /// Its place among all.
+    number: usize,
     name: Box<str>,
     config: config::Upstream,
     targets: Arc<Targets>,
     queue: Queue,
     questions: AskQueue,
     metrics: Arc<UpstreamMetrics>,
+}
+
+/// Why the spool of an upstream cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the folder {folder} for the events of the upstream `{name}`: {error}")]
+pub struct SpoolError {
+    name: Box<str>,
+    folder: String,
+    error: std::io::Error,
 }
 
 impl Upstreams {
@@ -136,6 +226,8 @@ impl Upstreams {
         Arc::new(Self {
             by_name: BTreeMap::new(),
             noop: true,
+            handover: Arc::default(),
+            spools: Mutex::default(),
             client: Client::new(),
             clock: Clock::start(),
             node: 0,
@@ -143,26 +235,46 @@ impl Upstreams {
         })
     }
 
-    /// The upstreams of a configuration. `node` is random.
+    /// The upstreams of a configuration. `node` is random. `folder` is that of the spools: events that an
+    /// earlier process left there are delivered first.
+    ///
+    /// # Errors
+    ///
+    /// If a spool cannot be read or made.
     pub fn new(
         configured: &BTreeMap<Box<str>, config::Upstream>,
+        folder: &Path,
         client: Client,
         metrics: &NodeMetrics,
         clock: Clock,
         node: u64,
-    ) -> Arc<Self> {
-        let by_name = configured.iter().zip(1..).map(|((name, config), number)| {
-            let metrics = metrics.upstream(name, config.targets.len());
-            let seed = mix(STEP.wrapping_mul(number).wrapping_add(node));
-            let targets = Targets::new(name, config, clock, seed, metrics.targets.clone());
-            let queue = Queue::new(config.queue_events_max, config.queue_bytes_max, metrics.clone());
-            let questions = AskQueue::new(&config.asks, metrics.clone());
-            let (name, config) = (name.clone(), config.clone());
-            let upstream = Upstream { name: name.clone(), config, targets, queue, questions, metrics };
-            (name, Arc::new(upstream))
-        });
-        let by_name = by_name.collect();
-        Arc::new(Self { by_name, noop: false, client, clock, node, emitted: AtomicU64::new(0) })
+    ) -> Result<Arc<Self>, SpoolError> {
+        let (mut by_name, mut spools) = (BTreeMap::new(), Vec::new());
+        for (number, (name, config)) in configured.iter().enumerate() {
+            let metrics = metrics.upstream(name, config.targets.len(), &Kind::NAMES);
+            let seed = mix(STEP.wrapping_mul(number as u64 + 1).wrapping_add(node));
+            let upstream = Upstream {
+                number,
+                name: name.clone(),
+                targets: Targets::new(name, config, clock, seed, metrics.targets.clone()),
+                queue: Queue::new(config, metrics.clone()),
+                questions: AskQueue::new(&config.asks, metrics.clone()),
+                config: config.clone(),
+                metrics,
+            };
+            // With an ending: a name may be "..".
+            let folder = folder.join(format!("{name}{SPOOL_ENDING}"));
+            let (spool, left) = Spool::open(&folder, config.spool_bytes_max as u64).map_err(|error| {
+                SpoolError { name: name.clone(), folder: folder.display().to_string(), error }
+            })?;
+            upstream.take_up(&spool, left);
+            spools.push(Some(spool));
+            by_name.insert(name.clone(), Arc::new(upstream));
+        }
+        warn_of_others(folder, &by_name);
+        let (handover, spools) = (Arc::default(), Mutex::new(spools));
+        let emitted = AtomicU64::new(0);
+        Ok(Arc::new(Self { by_name, noop: false, handover, spools, client, clock, node, emitted }))
     }
 
     /// Whether an upstream accepts a payload of this size now.
@@ -187,15 +299,9 @@ impl Upstreams {
     /// record in one event.
     pub fn put(&self, name: &str, origin: Origin, payload: Bytes, now: u64) {
         let Some(upstream) = self.by_name.get(name) else { return };
-        let id = self.next_id();
         let Origin { plugin, connection, user } = origin;
-        upstream.queue.put(Event { id, plugin, connection, user, at: now, payload });
-    }
-
-    /// The id of the next event or question.
-    fn next_id(&self) -> Box<str> {
-        let count = self.emitted.fetch_add(1, Relaxed);
-        format!("msg_{:016x}{count:012x}", self.node).into()
+        let event = Event { id: self.next_id(), kind: Kind::Emitted, plugin, connection, user, at: now, payload };
+        self.accept(upstream, event);
     }
 
     /// Every upstream, by name.
@@ -217,17 +323,64 @@ impl Upstreams {
         self.by_name.get(name).ok_or(WeightsError::Unknown)?.targets.set_weights(weights)
     }
 
+    /// Queues an event of the gateway. If there is no room, it is given up: it goes to the dead-letter file.
+    /// `content` makes its JSON object, for its id.
+    pub fn tell(&self, name: &str, kind: Kind, at: u64, content: impl FnOnce(&str) -> Vec<u8>) {
+        let Some(upstream) = self.by_name.get(name) else { return };
+        let id = self.next_id();
+        let payload = content(&id).into();
+        let (plugin, connection, user) = Default::default();
+        let event = Event { id, kind, plugin, connection, user, at, payload };
+        if upstream.queue.has_room(event.payload.len()) {
+            self.accept(upstream, event);
+        } else if !upstream.queue.refuse(event) {
+            upstream.metrics.lost(kind.index());
+            seldom!(
+                error,
+                upstream = name,
+                kind = kind.as_str(),
+                "event lost: the queue is full, and so is that of events to give up"
+            );
+        }
+    }
+
+    /// Whether an accepted event is not in the spool yet.
+    pub fn has_unwritten(&self) -> bool {
+        self.handover.has_unwritten()
+    }
+
+    /// Notifies the sender once every event that was accepted before is in the spool.
+    pub fn when_written(&self, sender: oneshot::Sender<()>) {
+        if self.noop {
+            let _ = sender.send(());
+        } else {
+            self.handover.put(Job::Notify(sender));
+        }
+    }
+
     /// Delivers until `stop` announces the end and everything is delivered, or its time is up. Questions end
-    /// at once then.
+    /// at once then. Must run only once.
     ///
-    /// Dropping the future leaves events undelivered and unrecorded.
+    /// Dropping the future leaves events undelivered; they stay in the spool.
     pub async fn run(self: Arc<Self>, stop: watch::Receiver<Stop>, supervisor: Supervisor) {
+        let upstreams: Vec<_> = self.by_name.values().cloned().collect();
+        let spools = std::mem::take(&mut *self.spools.lock().unwrap_or_else(PoisonError::into_inner));
+        let (handover, clock) = (self.handover.clone(), self.clock);
+        let writing = supervisor.thread("spools".to_owned(), move || {
+            handover.run(&upstreams, spools, clock);
+            Ok::<_, Infallible>(())
+        });
+        let written = match writing {
+            Ok(written) => written,
+            Err(error) => return supervisor.report("spools", error),
+        };
         let mut running = JoinSet::new();
         // They go on until all is delivered.
         let mut checks = JoinSet::new();
         for upstream in self.by_name.values() {
             let delivery = deliver::Delivery {
                 upstream: upstream.clone(),
+                handover: self.handover.clone(),
                 client: self.client.clone(),
                 clock: self.clock,
                 dead: dead::DeadLetters::of(&upstream.config),
@@ -240,6 +393,68 @@ impl Upstreams {
             checks.spawn(supervisor.until_done(&format!("{part}, checks"), checking));
         }
         while running.join_next().await.is_some() {}
+        self.handover.close();
+        let _ = written.await;
+    }
+
+    fn accept(&self, upstream: &Upstream, event: Event) {
+        upstream.queue.accepted(&event);
+        self.handover.put(Job::Event(upstream.number, event));
+    }
+
+    /// The id of the next event or question.
+    fn next_id(&self) -> Box<str> {
+        let count = self.emitted.fetch_add(1, Relaxed);
+        format!("msg_{:016x}{count:012x}", self.node).into()
+    }
+}
+
+impl Upstream {
+    /// Queues what an earlier process has left.
+    fn take_up(&self, spool: &Spool, left: Left) {
+        let Left { events, skipped } = left;
+        let upstream = &*self.name;
+        if !events.is_empty() {
+            tracing::info!(
+                upstream,
+                events = events.len(),
+                "sending the events that an earlier process left"
+            );
+        }
+        if skipped > 0 {
+            self.metrics.damaged(skipped);
+            tracing::error!(
+                upstream,
+                lines = skipped,
+                "lines of the spool could not be read; an event may be lost"
+            );
+        }
+        self.metrics.set_spool_bytes(spool.bytes());
+        let waiting = events.into_iter().map(|(place, event)| {
+            self.queue.accepted(&event);
+            Waiting { event: Arc::new(event), place: Some(place), since: Duration::ZERO }
+        });
+        self.queue.put(waiting);
+    }
+}
+
+/// Ending of the names of folders with spools.
+const SPOOL_ENDING: &str = ".spool";
+
+/// Says if there are events for upstreams that the configuration does not have any more.
+fn warn_of_others(folder: &Path, configured: &BTreeMap<Box<str>, Arc<Upstream>>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_suffix(SPOOL_ENDING)) else { continue };
+        let has_files = || std::fs::read_dir(entry.path()).is_ok_and(|mut files| files.next().is_some());
+        if !configured.contains_key(name) && has_files() {
+            tracing::warn!(
+                upstream = name,
+                folder = %entry.path().display(),
+                "there are events for an upstream that the configuration does not have; configure it to have them sent, or \
+                 remove the folder"
+            );
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::connection::event::Event;
 use crate::connection::session::Session;
 use crate::connection::worker_state::WorkerState;
 use crate::connection_id::ConnectionIds;
+use crate::events::Events;
 use crate::explain::{Explain, Picker};
 use crate::hub::Hub;
 use crate::hub::connection_handle::ConnectionHandle;
@@ -98,6 +99,8 @@ pub struct Parts {
     pub backplane: Arc<dyn Backplane>,
     /// Receive the events that plugins emit.
     pub upstreams: Arc<Upstreams>,
+    /// Tells one of them what happens.
+    pub events: Events,
     /// Counters of all workers.
     pub metrics: Arc<Metrics>,
     /// Limits on connections.
@@ -160,7 +163,8 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     let backplane = parts.backplane.clone();
     let mut state =
         WorkerState::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
-            .with_upstreams(parts.upstreams, parts.inbox.clone());
+            .with_upstreams(parts.upstreams, parts.inbox.clone())
+            .with_events(parts.events);
     state.explain = Picker::new(parts.explain);
     let worker = Rc::new(Worker {
         state: Rc::new(state),
@@ -360,7 +364,7 @@ impl Worker {
         self.read_buffer.borrow_mut().clear();
         let now = self.clock.now();
         let _ = catch_unwind(AssertUnwindSafe(|| session.abandon(now)));
-        if catch_unwind(AssertUnwindSafe(|| session.purge())).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| session.purge(now))).is_err() {
             let part = format!("worker-{}: connections", self.state.worker);
             self.supervisor.report(&part, "one could not be cleaned up after a panic");
         }

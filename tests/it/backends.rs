@@ -2,4 +2,5 @@
 
 mod api;
 mod ask;
+mod events;
 mod targets;

@@ -6,6 +6,7 @@
 //! something; [`check`] is a function of the [`History`] and knows nothing of where it came from.
 
 mod check;
+mod events;
 mod health;
 mod history;
 mod publisher;
@@ -21,6 +22,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 pub use self::check::check;
+pub use self::events::{EventReport, Fact, compare, dead_events, events_of};
 pub use self::health::{Health, HealthWatch};
 pub use self::history::{Entry, Event, History, Outcome, Position, Published};
 pub use self::publisher::Publisher;

@@ -175,7 +175,7 @@ pub(super) struct Published {
 
 impl From<backplane::Published> for Published {
     fn from(published: backplane::Published) -> Self {
-        let backplane::Published { top, skipped, repeat } = published;
+        let backplane::Published { top, skipped, repeat, .. } = published;
         let repeat = repeat.map(backplane::Repeat::as_str);
         Self { offset: top.offset, epoch: (&*top.epoch).into(), skipped, repeat }
     }

@@ -24,6 +24,7 @@ use crate::backplane::{Order, Overrides};
 use crate::clock::Clock;
 use crate::connection_id::ConnectionIds;
 use crate::control::Parts;
+use crate::events::Events;
 use crate::explain::Explain;
 use crate::plugin::chain::{Chain, Plugin};
 use crate::plugin::counters::PluginCounters;

@@ -42,7 +42,8 @@ pub(super) fn resolve(
     let listen = listen(&document, folder);
     let limits = limits(&document);
     let upstreams = upstream::upstreams(&document, folder, environment);
-    let namespaces = namespaces(&document, &listen, &upstreams);
+    let events = events::events(&document, &upstreams);
+    let namespaces = namespaces(&document, &listen, &upstreams, events.upstream.is_some());
     let handshake = handshake(&document);
     let ask = ask::ask(&document, &upstreams, &handshake, &namespaces);
     let config = Config {
@@ -59,6 +60,7 @@ pub(super) fn resolve(
         namespaces,
         memory: memory(&document),
         plugins: plugins(&document),
+        events,
         upstreams,
         ask,
         explain: explain(&document),
@@ -322,23 +324,29 @@ fn raw(document: &Document<'_>) -> Raw {
     raw
 }
 
-fn namespaces(document: &Document<'_>, listen: &Listen, upstreams: ask::Names<'_>) -> Namespaces {
+fn namespaces(document: &Document<'_>, listen: &Listen, upstreams: ask::Names<'_>, told: bool) -> Namespaces {
     let asks = listen.tls.as_ref().is_some_and(|tls| tls.client_certificates != ClientCertificates::None);
-    let default = Arc::new(namespace(document.section("channel"), false, asks, upstreams));
+    let default = Arc::new(namespace(document.section("channel"), false, asks, upstreams, told));
     let mut named = HashMap::new();
     for (name, section) in document.sections("namespaces", "channel") {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         if name.is_empty() || name.len() > NAMESPACE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
             section.misnamed(name, "a name of 1 to 64 letters, digits, `_`, `-` and `.`");
         }
-        named.insert(name.into(), Arc::new(namespace(section, true, asks, upstreams)));
+        named.insert(name.into(), Arc::new(namespace(section, true, asks, upstreams, told)));
     }
     Namespaces { default, named }
 }
 
 /// `named` is whether the channels have a namespace, `asks` whether the listener asks clients for
-/// certificates.
-fn namespace(section: Section<'_, '_>, named: bool, asks: bool, upstreams: ask::Names<'_>) -> Namespace {
+/// certificates, `told` whether an upstream is told what happens.
+fn namespace(
+    section: Section<'_, '_>,
+    named: bool,
+    asks: bool,
+    upstreams: ask::Names<'_>,
+    told: bool,
+) -> Namespace {
     let namespace = Namespace {
         history_size: section.count("history_size", 0..=10_000),
         history_ttl: section.duration("history_ttl", SECOND..=30 * DAY),
@@ -354,6 +362,7 @@ fn namespace(section: Section<'_, '_>, named: bool, asks: bool, upstreams: ask::
         delta: section.flag("delta"),
         wildcards: section.flag("wildcards"),
         client_certificate: section.flag("client_certificate"),
+        events: events::of_channels(&section, told),
         allow_subscribe: access(&section, "allow_subscribe"),
         allow_publish: access(&section, "allow_publish"),
         allow_history: access(&section, "allow_history"),

@@ -140,6 +140,7 @@ fn every_key_reaches_its_own_field() {
         delta = true
         wildcards = true
         client_certificate = true
+        events = ["subscribed", "vacated"]
         allow_subscribe = "users"
         allow_publish = "subscribers"
         allow_history = "anyone"
@@ -190,6 +191,14 @@ fn every_key_reaches_its_own_field() {
         queue_bytes_max = "40MiB"
         dead_letter = "dead.jsonl"
         dead_letter_bytes_max = "42MiB"
+        batch_events_max = 48
+        batch_bytes_max = "49KiB"
+        batch_wait = "50ms"
+        spool_bytes_max = "51MiB"
+        [events]
+        upstream = "orders"
+        connected = false
+        disconnected = false
         [ask]
         connect = "orders"
         refresh = "orders"
@@ -299,6 +308,7 @@ fn every_key_reaches_its_own_field() {
                     delta: true,
                     wildcards: true,
                     client_certificate: true,
+                    events: ChannelEvents { subscribed: true, vacated: true, ..ChannelEvents::default() },
                     allow_subscribe: Access::Users,
                     allow_publish: Access::Subscribers,
                     allow_history: Access::Anyone,
@@ -360,6 +370,10 @@ fn every_key_reaches_its_own_field() {
                 queue_bytes_max: 40 << 20,
                 dead_letter: Some("dead.jsonl".into()),
                 dead_letter_bytes_max: 42 << 20,
+                batch_events_max: 48,
+                batch_bytes_max: 49 << 10,
+                batch_wait: Duration::from_millis(50),
+                spool_bytes_max: 51 << 20,
             },
         )]),
         ask: Ask {
@@ -372,6 +386,7 @@ fn every_key_reaches_its_own_field() {
             failure: AskFailure::Closed,
             channels: true,
         },
+        events: Events { upstream: Some("orders".into()), connected: false, disconnected: false },
         explain: Explain { sample: 34, kept: 35, reply: true },
         drain: Drain {
             delay: Duration::from_secs(31),

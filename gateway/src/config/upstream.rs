@@ -1,4 +1,4 @@
-//! Reads the upstreams, which receive the events of plugins and answer questions.
+//! Reads the upstreams, which receive events and answer questions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::external::external_secret;
 use super::read::{Document, Invalid, Section};
-use super::resolve::{GIB, KIB, MINUTE, SECOND};
+use super::resolve::{GIB, KIB, MIB, MINUTE, SECOND};
 use super::{SigningKey, Upstream, UpstreamTarget, targets};
 
 /// Maximum number of upstreams.
@@ -78,6 +78,10 @@ fn read(
         Some((!path.is_empty()).then(|| folder.join(PathBuf::from(path))))
     });
     let dead_letter_bytes_max = section.size("dead_letter_bytes_max", 64 * KIB..=64 * GIB);
+    let batch_events_max = section.count("batch_events_max", 0..=1000);
+    let batch_bytes_max = section.size("batch_bytes_max", KIB..=16 * MIB);
+    let batch_wait = section.duration("batch_wait", 0..=MINUTE);
+    let spool_bytes_max = section.size("spool_bytes_max", MIB..=64 * GIB);
     Some(Upstream {
         targets: targets?,
         asks,
@@ -94,6 +98,10 @@ fn read(
         queue_bytes_max,
         dead_letter,
         dead_letter_bytes_max,
+        batch_events_max,
+        batch_bytes_max,
+        batch_wait,
+        spool_bytes_max,
     })
 }
 

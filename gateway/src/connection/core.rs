@@ -380,7 +380,7 @@ impl Core {
         self.expiring = Expiring::default();
         self.refreshing = Expiring::default();
         for (channel, _) in std::mem::take(&mut self.subscriptions) {
-            effects.push_back(Effect::Unsubscribe(channel));
+            effects.push_back(Effect::Unsubscribe(channel, Unsubscribe::DISCONNECTED));
         }
         effects.push_back(Effect::End { close, cause, tell, discard });
     }

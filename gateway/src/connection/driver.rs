@@ -35,6 +35,10 @@ const LINGER_PAUSE: Duration = Duration::from_millis(10);
 /// Signals handled in one turn.
 const SIGNALS_PER_TURN: usize = 256;
 
+/// How long replies wait until the events of their turn are written to the disk: if it is slow, clients do
+/// not wait for it.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(200);
+
 /// Everything that wakes a connection.
 #[derive(Debug)]
 enum Wake {
@@ -131,14 +135,34 @@ impl Driver {
             let wake =
                 poll_fn(|cx| self.poll_wake(cx, &handle, timer.as_mut(), &mut reported, &mut answering))
                     .await;
-            if self.turn(&handle, wake, reported) {
+            let (answers, told) = (matches!(wake, Wake::Backplane), self.session.told_count());
+            self.turn(&handle, wake, reported);
+            // What a client learns was told, or will be, even if the process is killed now.
+            if (answers || told != self.session.told_count())
+                && let Some(written) = self.session.events_written()
+            {
+                handle.hold();
+                // Boxed, because only these turns need the memory.
+                let _ = Box::pin(timeout(WRITTEN_WITHIN, written)).await;
+                handle.release();
+            }
+            if self.flush(&handle) {
                 yield_now().await;
             }
         }
     }
 
-    /// Runs one turn, including its writes. True if the task should yield before it continues.
-    fn turn(&mut self, handle: &Rc<ConnectionHandle>, wake: Wake, reported: (u64, bool)) -> bool {
+    /// Writes what a turn has queued. True if the task should yield before it continues.
+    fn flush(&mut self, handle: &Rc<ConnectionHandle>) -> bool {
+        if let Poll::Ready(Err(_)) = handle.poll_flush(self.session.writes()) {
+            self.failed(&Turn::begin(self.clock, self.busy), handle);
+        }
+        handle.count_backlog();
+        self.busy
+    }
+
+    /// Runs one turn, without its writes.
+    fn turn(&mut self, handle: &Rc<ConnectionHandle>, wake: Wake, reported: (u64, bool)) {
         let mut turn = Turn::begin(self.clock, self.busy);
         if let Wake::Flushed = wake {
             let (written, pending) = reported;
@@ -156,12 +180,7 @@ impl Driver {
         if !self.session.is_closed() {
             self.take(&mut turn, handle, wake);
         }
-        if let Poll::Ready(Err(_)) = handle.poll_flush(self.session.writes()) {
-            self.failed(&turn, handle);
-        }
-        handle.count_backlog();
         self.busy = turn.is_over();
-        self.busy
     }
 
     /// Handles the wake-up, as far as the turn has room.

@@ -10,7 +10,7 @@ use crate::backplane::SubscribeOptions;
 use crate::plugin::event::MessageContent;
 use crate::plugin::verdict::{Admission, Expiry, Identity};
 use crate::protocol::channel::Channel;
-use crate::protocol::code::Close;
+use crate::protocol::code::{Close, Unsubscribe};
 use crate::protocol::command::{HistoryQuery, Position, Software};
 use crate::protocol::filter::TagFilter;
 use crate::protocol::reply::Reply;
@@ -62,8 +62,8 @@ pub enum Effect {
         /// What the server API wants beyond the rules of the channel; `None` for nothing.
         options: Option<Arc<SubscribeOptions>>,
     },
-    /// Remove a subscription.
-    Unsubscribe(Channel),
+    /// Remove a subscription, for this reason.
+    Unsubscribe(Channel, Unsubscribe),
     /// Publish. Followed by `Event::Answered` for the last target, or for the first that fails.
     Publish {
         /// Id of the command.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use self::admission::Waiting;
 use self::backend::Backend;
@@ -41,7 +42,7 @@ use crate::plugin::event::{Client, DisconnectEvent};
 use crate::plugin::state::Meters;
 use crate::plugin::verdict::Effect as PluginEffect;
 use crate::protocol::channel::{Channel, Target};
-use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::code::{Close, ReplyError, Unsubscribe};
 use crate::protocol::codec::{self, Commands, Inbound};
 use crate::protocol::command::Command;
 use crate::protocol::push::Member;
@@ -259,6 +260,21 @@ impl Session {
         self.event(now, Event::Signal(signal));
     }
 
+    /// Number of events that the connections of this worker have caused.
+    pub fn told_count(&self) -> u64 {
+        self.worker.told_count()
+    }
+
+    /// Resolves when all events so far are written; `None` if they are.
+    pub fn events_written(&self) -> Option<oneshot::Receiver<()>> {
+        if !self.worker.upstreams.has_unwritten() {
+            return None;
+        }
+        let (sender, written) = oneshot::channel();
+        self.worker.upstreams.when_written(sender);
+        Some(written)
+    }
+
     /// Ends the connection after a panic like any other end. The session may be in any state, and may panic
     /// again. Must be followed by [`purge`](Self::purge).
     pub fn abandon(&mut self, now: Now) {
@@ -268,7 +284,7 @@ impl Session {
 
     /// Removes the remaining state of an [abandoned](Self::abandon) connection from the hub and the
     /// backplane, however far the end came.
-    pub fn purge(&mut self) {
+    pub fn purge(&mut self, now: Now) {
         let number = self.handle.number;
         self.user_channel = None;
         let left = self.worker.hub.borrow().channels_of(number);
@@ -276,12 +292,16 @@ impl Session {
             if matches!(channel.target(), Target::User(_)) {
                 self.unlisten(&channel);
             } else {
-                self.unsubscribe(&channel);
+                self.unsubscribe(now, &channel, &Unsubscribe::DISCONNECTED);
             }
         }
         self.worker.hub.borrow_mut().forget(number);
         if !self.counted {
             self.worker.metrics().closed(CloseCause::Other, &Close::INTERNAL, &self.handle.id);
+            if let Some(admitted) = self.admitted {
+                self.worker.events.disconnected(&self.disconnect_event(now, admitted, &Close::INTERNAL));
+                self.worker.told();
+            }
         }
         if self.admitted.is_some() && self.worker.registers_clients() {
             self.worker.backplane.deregister(&self.client.borrow());
@@ -325,8 +345,8 @@ impl Session {
                 self.subscribe_ended(&channel, by, &result);
                 Some(Event::Subscribed { channel, by, result })
             }
-            Effect::Unsubscribe(channel) => {
-                self.unsubscribe(&channel);
+            Effect::Unsubscribe(channel, why) => {
+                self.unsubscribe(now, &channel, &why);
                 None
             }
             Effect::Publish { id, targets, payload, reply, skip_history } => {
@@ -436,6 +456,10 @@ impl Session {
             self.handle.outbound.close(codec::encode_close(self.handle.format, close), discard);
         }
         self.worker.metrics().closed(cause, close, &self.handle.id);
+        if let Some(admitted) = self.admitted {
+            self.worker.events.disconnected(&self.disconnect_event(now, admitted, close));
+            self.worker.told();
+        }
         self.counted = true;
         self.waiting = None;
         self.pending = None;
@@ -450,19 +474,24 @@ impl Session {
             self.worker.backplane.remove_interest(self.worker.worker, &channel);
         }
         self.worker.hub.borrow_mut().forget(self.handle.number);
-        let event = DisconnectEvent {
+        let event = self.disconnect_event(now, admitted, close);
+        self.worker.on_disconnect(now, &event, &mut self.plugin_effects);
+        // Deregister only now: if the gateway dies before this, another one runs the plugins'
+        // `on-disconnect`.
+        if self.worker.registers_clients() {
+            self.worker.backplane.deregister(&event.client);
+        }
+    }
+
+    /// The end of an admitted client.
+    fn disconnect_event(&self, now: Now, admitted: Now, close: &Close) -> DisconnectEvent {
+        DisconnectEvent {
             client: self.client.borrow().clone(),
             code: close.code,
             reason: close.reason.clone().into(),
             duration: now.at.saturating_sub(admitted.at).as_millis() as u64,
             now: now.unix,
             at: now.at_millis(),
-        };
-        self.worker.on_disconnect(now, &event, &mut self.plugin_effects);
-        // Deregister only now: if the gateway dies before this, another one runs the plugins'
-        // `on-disconnect`.
-        if self.worker.registers_clients() {
-            self.worker.backplane.deregister(&event.client);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! [`WorkerState`]: state that the connections of one worker share, and the handling of deliveries to that
 //! worker.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::charge::{Account, Charge};
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::config::{Config, Namespace};
+use crate::events::Events;
 use crate::explain::{Explain, Picker};
 use crate::hub::connection_handle::Unflushed;
 use crate::hub::signal::Signal;
@@ -55,6 +56,10 @@ pub struct WorkerState {
     /// Requests to upstreams, which a test answers.
     #[cfg(test)]
     pub(super) recorded: Option<RefCell<Vec<Recorded>>>,
+    /// Tells one of them what happens.
+    pub events: Events,
+    /// Number of events of this worker's connections so far.
+    told: Cell<u64>,
     /// Counters of all workers; `worker` is the index of this one's.
     pub metrics: Arc<Metrics>,
     /// Selects the messages that are traced.
@@ -167,6 +172,8 @@ impl WorkerState {
             inbox: None,
             #[cfg(test)]
             recorded: None,
+            events: Events::off(),
+            told: Cell::new(0),
             metrics,
             unflushed,
             frames,
@@ -203,6 +210,21 @@ impl WorkerState {
             let answer = done(answer);
             inbox.put(Delivery::Answer { connection, request_id, answer });
         })
+    }
+
+    /// Tells an upstream what happens.
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events, ..self }
+    }
+
+    /// Counts an event that a connection has caused.
+    pub(super) fn told(&self) {
+        self.told.set(self.told.get().wrapping_add(1));
+    }
+
+    /// Number of events that connections have caused.
+    pub(super) fn told_count(&self) -> u64 {
+        self.told.get()
     }
 
     /// This worker's counters.
@@ -290,7 +312,8 @@ impl WorkerState {
             conditions: None,
             charge,
         };
-        let asked = self.backplane.publish(new, reply_to, now.at);
+        let asked = self.events.publish(&*self.backplane, new, reply_to, now);
+        self.told();
         if let Outcome::Ready(Err(error)) = &asked {
             self.metrics.node.publication_refused(error);
         }
@@ -352,11 +375,12 @@ impl WorkerState {
     ) {
         let (connection, user) = of.map(|of| (of.id.clone(), of.user.clone())).unwrap_or_default();
         self.upstreams.put(upstream, Origin { plugin, connection, user }, payload, now.unix);
+        self.told();
     }
 
-    /// Whether clients are registered, so that another gateway can run `on-disconnect` for them.
+    /// Whether clients are registered, so that another gateway can run `on-disconnect` for them and tell of it.
     pub(super) fn registers_clients(&self) -> bool {
-        self.chain.borrow().wants_disconnects()
+        self.events.tells_disconnects() || self.chain.borrow().wants_disconnects()
     }
 
     /// Runs `on-disconnect` of the plugins.
@@ -371,8 +395,9 @@ impl WorkerState {
         }
     }
 
-    /// Runs `on-disconnect` for a client whose gateway has died.
+    /// Tells that a client has gone whose gateway has died, and runs `on-disconnect` for it.
     fn disconnected(&self, now: Now, event: &DisconnectEvent) {
+        self.events.disconnected(event);
         let mut effects = Vec::new();
         self.on_disconnect(now, event, &mut effects);
         let json = event.client.protocol == Encoding::Json.protocol_name();
@@ -439,13 +464,15 @@ impl WorkerState {
             }
             Delivery::Disconnected(event, handled) => {
                 self.disconnected(now, &event);
-                let _ = handled.send(());
+                // Not before the events are written: the client is forgotten then.
+                self.upstreams.when_written(handled);
                 DEPARTED_WEIGHT
             }
             Delivery::Chain(mut chain, taken) => {
                 let workers = self.config.listen.workers;
                 chain.start_timers(&self.chain.borrow(), self.worker, workers, now.at);
-                match (self.registers_clients(), chain.wants_disconnects()) {
+                let registers = self.events.tells_disconnects() || chain.wants_disconnects();
+                match (self.registers_clients(), registers) {
                     (false, true) => {
                         let register = |(client, since)| self.backplane.register(&client, since);
                         self.hub.borrow().clients().for_each(register);

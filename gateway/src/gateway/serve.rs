@@ -60,6 +60,7 @@ impl Gateway {
                 inbox: inbox.clone(),
                 backplane: self.parts.backplane.clone(),
                 upstreams: self.parts.upstreams.clone(),
+                events: self.parts.events.clone(),
                 metrics: self.parts.metrics.clone(),
                 admission: admission.clone(),
                 tls: self.encryption.clients.clone(),

@@ -61,6 +61,8 @@ pub struct ConnectionHandle {
     evicted: Cell<bool>,
     /// Whether its driver knows that the socket accepts no more.
     stalled: Cell<bool>,
+    /// Nothing may be written now.
+    held: Cell<bool>,
     unflushed: Weak<Unflushed>,
 }
 
@@ -171,6 +173,7 @@ impl ConnectionHandle {
             backlogged: Cell::new(false),
             evicted: Cell::new(false),
             stalled: Cell::new(false),
+            held: Cell::new(false),
             unflushed: Rc::downgrade(unflushed),
         }
     }
@@ -305,6 +308,17 @@ impl ConnectionHandle {
         self.waker.borrow_mut().clone_from(waker);
     }
 
+    /// Keeps what is queued from being written until [`release`](Self::release), after which the driver
+    /// flushes.
+    pub fn hold(&self) {
+        self.held.set(true);
+    }
+
+    /// Ends [`hold`](Self::hold).
+    pub fn release(&self) {
+        self.held.set(false);
+    }
+
     /// Writes queued bytes, and counts the writes. The socket wakes the driver when it accepts more, also if
     /// another task calls this.
     ///
@@ -313,6 +327,9 @@ impl ConnectionHandle {
     /// The error of the socket.
     pub fn poll_flush(&self, writes: &Sizes) -> Poll<std::io::Result<()>> {
         self.dirty.set(false);
+        if self.held.get() {
+            return Poll::Ready(Ok(()));
+        }
         let mut socket = self.socket.borrow_mut();
         let Some(socket) = socket.as_mut() else {
             return Poll::Ready(Ok(()));

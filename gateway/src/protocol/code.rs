@@ -153,16 +153,22 @@ impl Close {
     }
 }
 
-/// Why the server removes a subscription. Clients resubscribe from 2500 on.
+/// Why a subscription is removed. Clients resubscribe from 2500 on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsubscribe {
-    /// 2000-2499 for good, 2500-2999 subscribe again.
+    /// 2000-2499 for good, 2500-2999 subscribe again; below that it is not told to the client.
     pub code: u32,
     /// For people.
     pub reason: Cow<'static, str>,
 }
 
 impl Unsubscribe {
+    /// The client asked for it. Never sent to a client.
+    pub const BY_CLIENT: Self = Self { code: 0, reason: Cow::Borrowed("client unsubscribe") };
+    /// Its connection has ended. Never sent to a client.
+    pub const DISCONNECTED: Self = Self { code: 1, reason: Cow::Borrowed("disconnect") };
+    /// What the client asked for could not be recovered, and so it has no subscription. Never sent to a client.
+    pub const UNRECOVERED: Self = Self { code: 2, reason: Cow::Borrowed("unrecoverable position") };
     /// A plugin or the operator removed it.
     pub const BY_SERVER: Self = Self { code: 2000, reason: Cow::Borrowed("server unsubscribe") };
     /// Publications were missed: subscribe again and recover.

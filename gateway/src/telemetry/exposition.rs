@@ -385,15 +385,27 @@ fn upstreams(writer: &mut Writer<'_, '_>, upstreams: &[Arc<UpstreamMetrics>]) ->
     let each = |value: fn(&UpstreamMetrics) -> u64| {
         upstreams.iter().map(move |upstream| ([("upstream", upstream.name())], value(upstream)))
     };
-    writer.family(
-        "upstream_sent",
-        "Events that an upstream accepted",
-        each(|upstream| upstream.sent.get()),
-    )?;
+    let sent = each(|upstream| upstream.totals().0);
+    writer.family("upstream_sent", "Events that an upstream accepted", sent)?;
     let retried = each(|upstream| upstream.retried.get());
     writer.family("upstream_retried", "Failed attempts before a retry", retried)?;
-    let dead = each(|upstream| upstream.dead.get());
+    let dead = each(|upstream| upstream.totals().1);
     writer.family("upstream_dead", "Events that were given up", dead)?;
+    let outcomes = upstreams.iter().flat_map(|upstream| {
+        let labels = |(outcome, kind, count)| {
+            ([("upstream", upstream.name()), ("type", kind), ("outcome", outcome)], count)
+        };
+        upstream.outcomes().map(labels)
+    });
+    writer.family("upstream_events", "Events by type and by what became of them", outcomes)?;
+    let requests = each(|upstream| upstream.requests.get());
+    writer.family("upstream_requests", "Requests to upstreams", requests)?;
+    let unspooled = each(|upstream| upstream.unspooled.get());
+    writer.family("upstream_unspooled", "Events that could not be written to the disk", unspooled)?;
+    let damaged = each(|upstream| upstream.damaged.get());
+    writer.family("upstream_spool_damaged", "Lines of the spool that could not be read", damaged)?;
+    let bytes = each(UpstreamMetrics::spool_bytes);
+    writer.gauges("upstream_spool_bytes", "Bytes of the files that keep events", bytes)?;
     let refused = each(|upstream| upstream.refused.get());
     writer.family("upstream_refused", "Events that found the queue full", refused)?;
     let events = each(|upstream| upstream.queued().0);
@@ -564,11 +576,11 @@ mod tests {
         applied(false, Loads::default());
         metrics.node.admin_response("/metrics", 200);
         metrics.node.admin_response("/metrics", 418);
-        let upstream = metrics.node.upstream("orders", 2);
+        let upstream = metrics.node.upstream("orders", 2, &["emitted", "connected"]);
         upstream.entered(1000);
         upstream.entered(500);
         upstream.left(1000);
-        upstream.sent();
+        upstream.sent(1);
         upstream.refused();
         let text = scrape(&metrics);
         for line in [
@@ -610,6 +622,7 @@ mod tests {
             "gateway_upstream_sent_total{upstream=\"orders\"} 1",
             "gateway_upstream_refused_total{upstream=\"orders\"} 1",
             "gateway_upstream_dead_total{upstream=\"orders\"} 0",
+            "gateway_upstream_events_total{upstream=\"orders\",type=\"connected\",outcome=\"sent\"} 1",
             "gateway_upstream_queue_events{upstream=\"orders\"} 1",
             "gateway_upstream_queue_bytes{upstream=\"orders\"} 500",
             "gateway_plugin_calls_total{plugin=\"auth\"} 5",

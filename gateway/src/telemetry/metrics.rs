@@ -598,9 +598,15 @@ impl NodeMetrics {
         self.publications_refused[reason as usize].inc();
     }
 
-    /// Creates the counters of an upstream in the configuration, which has this many targets.
-    pub fn upstream(&self, name: &str, targets: usize) -> Arc<UpstreamMetrics> {
-        let metrics = Arc::new(UpstreamMetrics::new(name, targets));
+    /// Creates the counters of an upstream in the configuration, which has this many targets. `kinds` are the
+    /// names of its events.
+    pub fn upstream(
+        &self,
+        name: &str,
+        targets: usize,
+        kinds: &'static [&'static str],
+    ) -> Arc<UpstreamMetrics> {
+        let metrics = Arc::new(UpstreamMetrics::new(name, targets, kinds));
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
         metrics
     }

@@ -9,13 +9,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use tokio::task::spawn_blocking;
 
 use super::Event;
+use super::record::Record;
 use crate::config;
 
 /// An event that was given up.
@@ -30,21 +28,13 @@ pub(super) struct Letter<'a> {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    id: &'a str,
     upstream: &'a str,
-    plugin: &'a str,
-    connection: &'a str,
-    user: &'a str,
-    /// When it was emitted and given up, in Unix time in milliseconds.
-    emitted_at: u64,
+    #[serde(flatten)]
+    event: Record<'a>,
+    /// In Unix time in milliseconds.
     given_up_at: u64,
     attempts: u32,
     why: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<&'a RawValue>,
-    /// Replaces `payload` if that is not JSON on one line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_base64: Option<String>,
 }
 
 /// The dead-letter file of one upstream. Without a file, events that are given up are only logged and
@@ -79,21 +69,12 @@ impl DeadLetters {
 impl Letter<'_> {
     /// Encodes it as JSON, with the line end.
     pub(super) fn line(&self) -> Vec<u8> {
-        let event = self.event;
-        let text = std::str::from_utf8(&event.payload).ok().filter(|text| !text.contains(['\n', '\r']));
-        let payload = text.and_then(|text| serde_json::from_str(text).ok());
         let line = Line {
-            id: &event.id,
             upstream: self.upstream,
-            plugin: &event.plugin,
-            connection: &event.connection,
-            user: &event.user,
-            emitted_at: event.at,
+            event: Record::of(self.event),
             given_up_at: self.at,
             attempts: self.attempts,
             why: self.why,
-            payload_base64: payload.is_none().then(|| STANDARD.encode(&event.payload)),
-            payload,
         };
         let mut bytes = serde_json::to_vec(&line).expect("texts and numbers have a form in JSON");
         bytes.push(b'\n');
@@ -110,7 +91,8 @@ impl Rotating {
             }
             self.file()?.write_all(line)?;
         }
-        self.file()?.sync_data()
+        // Not kept open: the file may be taken away, to be sent again.
+        self.open.take().map_or(Ok(()), |file| file.sync_data())
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
@@ -148,10 +130,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::upstream::{Kind, record};
 
     fn event(payload: &'static [u8]) -> Event {
         Event {
             id: "msg_1".into(),
+            kind: Kind::Emitted,
             plugin: "orders".into(),
             connection: "c".into(),
             user: "42".into(),
@@ -178,6 +162,10 @@ mod tests {
                 "emitted_at": 1, "given_up_at": 2, "attempts": 3, "why": "answered 500", "payload": {"order": 7},
             })
         );
+        let event = Event { kind: Kind::Vacated, ..event(br#"{"type":"vacated"}"#) };
+        let letter = Letter { upstream: "shop", event: &event, attempts: 3, why: "answered 500", at: 2 };
+        let stored = record::read(letter.line().trim_ascii_end()).unwrap();
+        assert_eq!((stored.event, &*stored.upstream), (event, "shop"), "it can be read again");
         assert_eq!(line(b"\xff")["payload_base64"], "/w==");
         assert_eq!(line(b"{\n}")["payload_base64"], "ewp9", "one event, one line");
     }

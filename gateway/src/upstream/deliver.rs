@@ -4,20 +4,29 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use serde::de::IgnoredAny;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 
+use super::batch::Form;
 use super::dead::{DeadLetters, Letter};
+use super::handover::{Handover, Job};
+use super::queue::{Taken, Waiting};
 use super::sign::signature;
-use super::{Event, Stop, USER_AGENT, Upstream};
+use super::{Event, Kind, Stop, USER_AGENT, Upstream, record};
 use crate::clock::Clock;
+use crate::config::SigningKey;
 use crate::egress::{Client, Error, Request, Response, Url};
 use crate::seldom::seldom;
 
+/// How long the last events may take until they are written and queued.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+
 pub(super) struct Delivery {
     pub(super) upstream: Arc<Upstream>,
+    pub(super) handover: Arc<Handover>,
     pub(super) client: Client,
     pub(super) clock: Clock,
     pub(super) dead: DeadLetters,
@@ -28,66 +37,122 @@ enum Outcome {
     Delivered,
     /// Another attempt makes sense, not before this time.
     Again(Option<Duration>, Box<str>),
-    /// Every attempt would fail in the same way.
-    Hopeless(Box<str>),
+    /// Every attempt would fail in the same way. With the status of the answer, 0 if there is none.
+    Hopeless(u16, Box<str>),
 }
 
-/// An event that was given up: after how many attempts, and why.
-type GivenUp = Option<(u32, Box<str>)>;
+/// Events that were given up: after how many attempts, and why.
+struct GivenUp {
+    attempts: u32,
+    why: Box<str>,
+    /// The status of the last answer, 0 if there was none.
+    status: u16,
+}
+
+/// Some events of a request and what became of them.
+type Ended = (Vec<Waiting>, Option<GivenUp>);
+
+const QUEUE_FULL: &str = "the queue of the upstream was full";
 
 impl Delivery {
-    /// Runs until `stop` has announced the end and everything is delivered or given up.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<Stop>) {
-        let mut sending: JoinSet<GivenUp> = JoinSet::new();
-        let mut events: HashMap<Id, Arc<Event>> = HashMap::new();
+    /// Runs until `stop` has announced the end and everything is delivered or given up, or the time is up.
+    /// What is left then stays in the spool.
+    pub(super) async fn run(self, mut stop: watch::Receiver<Stop>) {
+        let mut sending: JoinSet<Vec<Ended>> = JoinSet::new();
+        let mut sent: HashMap<Id, Vec<Waiting>> = HashMap::new();
+        let mut until = None;
         loop {
-            while sending.len() < self.upstream.config.in_flight_max {
-                let Some(event) = self.upstream.queue.take() else { break };
-                let attempts =
-                    attempts(self.upstream.clone(), self.client.clone(), self.clock, event.clone());
-                events.insert(sending.spawn(attempts).id(), event);
+            self.give_up_refused().await;
+            let mut at = None;
+            let has_room = |sending: &JoinSet<_>| sending.len() < self.upstream.config.in_flight_max;
+            while has_room(&sending) {
+                match self.upstream.queue.take(self.clock.at(), until.is_some()) {
+                    Taken::Events(events) => {
+                        let attempts =
+                            deliver(self.upstream.clone(), self.client.clone(), self.clock, events.clone());
+                        sent.insert(sending.spawn(attempts).id(), events);
+                    }
+                    Taken::WaitUntil(until) => {
+                        at = Some(self.clock.instant(until));
+                        break;
+                    }
+                    Taken::Nothing => break,
+                }
             }
-            let until = match *stop.borrow() {
-                Stop::At(_) if sending.is_empty() => break,
-                Stop::At(until) => Some(self.clock.instant(until)),
-                Stop::No => None,
-            };
+            if until.is_some() && sending.is_empty() {
+                break;
+            }
             tokio::select! {
                 Some(ended) = sending.join_next_with_id() => {
-                    let (id, given_up) = match ended {
-                        Ok((id, given_up)) => (id, given_up),
-                        Err(error) => (error.id(), Some((0, "the delivery panicked".into()))),
+                    let (id, ended) = match ended {
+                        Ok((id, ended)) => (id, Ok(ended)),
+                        Err(error) => (error.id(), Err(())),
                     };
-                    if let Some(event) = events.remove(&id) {
-                        self.settle(event, given_up).await;
-                    }
+                    let events = sent.remove(&id).unwrap_or_default();
+                    let panicked = || GivenUp { attempts: 0, why: "the delivery panicked".into(), status: 0 };
+                    self.settle(ended.unwrap_or_else(|()| vec![(events, Some(panicked()))])).await;
                 }
-                () = self.upstream.queue.arrived(), if sending.len() < self.upstream.config.in_flight_max => (),
-                changed = stop.changed(), if until.is_none() => if changed.is_err() {
-                    // The sender of `stop` has gone, so this task ends too.
-                    return;
-                },
+                () = self.upstream.queue.arrived() => (),
+                () = end(at) => (),
+                changed = stop.changed(), if until.is_none() => {
+                    if changed.is_err() {
+                        // The sender of `stop` has gone, so this task ends too.
+                        return;
+                    }
+                    if let Stop::At(end) = *stop.borrow_and_update() {
+                        until = Some(self.clock.instant(end));
+                    }
+                    // What was emitted last is on its way into the queue.
+                    let (sender, written) = oneshot::channel();
+                    self.handover.put(Job::Notify(sender));
+                    let _ = timeout(SETTLED_WITHIN, written).await;
+                }
                 () = end(until) => break,
             }
         }
         sending.shutdown().await;
-        let mut left: Vec<_> = events.into_values().collect();
-        left.extend(std::iter::from_fn(|| self.upstream.queue.take()));
-        left.sort_by(|a, b| a.id.cmp(&b.id));
-        self.give_up(left, 0, "the process ended before it was delivered, or knew that it was").await;
+        self.give_up_refused().await;
+        let mut left: Vec<_> = sent.into_values().flatten().collect();
+        left.extend(self.upstream.queue.take_all());
+        let (kept, lost): (Vec<_>, Vec<_>) = left.into_iter().partition(|event| event.place.is_some());
+        if !kept.is_empty() {
+            let (upstream, events) = (&*self.upstream.name, kept.len());
+            tracing::warn!(
+                upstream,
+                events,
+                "events are not delivered yet; they are sent after the next start"
+            );
+        }
+        let why = "the process ended before it was delivered, or knew that it was".into();
+        self.settle(vec![(lost, Some(GivenUp { attempts: 0, why, status: 0 }))]).await;
     }
 
-    async fn settle(&mut self, event: Arc<Event>, given_up: GivenUp) {
-        match given_up {
-            None => {
-                self.upstream.metrics.sent();
-                self.upstream.queue.done(&event);
+    async fn settle(&self, ended: Vec<Ended>) {
+        for (events, given_up) in ended {
+            match given_up {
+                None => {
+                    events.iter().for_each(|waiting| self.upstream.metrics.sent(waiting.event.kind.index()))
+                }
+                Some(GivenUp { attempts, why, .. }) => {
+                    let events = events.iter().map(|waiting| waiting.event.clone()).collect();
+                    self.give_up(events, attempts, &why).await;
+                }
             }
-            Some((attempts, why)) => self.give_up(vec![event], attempts, &why).await,
+            events.iter().for_each(|waiting| self.upstream.queue.done(&waiting.event));
+            // Not before: a gateway that is killed in between sends them again.
+            let places: Vec<_> = events.iter().filter_map(|waiting| waiting.place).collect();
+            if !places.is_empty() {
+                self.handover.put(Job::Finished(self.upstream.number, places));
+            }
         }
     }
 
-    async fn give_up(&mut self, events: Vec<Arc<Event>>, attempts: u32, why: &str) {
+    async fn give_up_refused(&self) {
+        let refused = self.upstream.queue.take_refused();
+        self.give_up(refused, 0, QUEUE_FULL).await;
+    }
+
+    async fn give_up(&self, events: Vec<Arc<Event>>, attempts: u32, why: &str) {
         if events.is_empty() {
             return;
         }
@@ -100,8 +165,7 @@ impl Delivery {
             seldom!(error, upstream = name, %error, lost, "failed to write to the dead-letter file");
         }
         for event in &events {
-            self.upstream.metrics.dead(&event.id, why);
-            self.upstream.queue.done(event);
+            self.upstream.metrics.dead(event.kind.index(), &event.id, why);
         }
     }
 }
@@ -114,20 +178,46 @@ async fn end(until: Option<Instant>) {
     }
 }
 
+/// Sends events in one request, again and again until it succeeds or another attempt is pointless. If the
+/// upstream refuses the request because of its contents, the events are sent in smaller parts, so that one of
+/// them does not take the others along.
+async fn deliver(upstream: Arc<Upstream>, client: Client, clock: Clock, events: Vec<Waiting>) -> Vec<Ended> {
+    let (mut ended, mut parts) = (Vec::new(), vec![events]);
+    while let Some(mut part) = parts.pop() {
+        match attempts(&upstream, &client, clock, &part).await {
+            Some(given_up) if part.len() > 1 && blames_contents(given_up.status) => {
+                parts.push(part.split_off(part.len() / 2));
+                parts.push(part);
+            }
+            given_up => ended.push((part, given_up)),
+        }
+    }
+    ended
+}
+
+/// Whether another body might have been accepted: 400, 413 (too large) and 422.
+fn blames_contents(status: u16) -> bool {
+    matches!(status, 400 | 413 | 422)
+}
+
 /// Repeats attempts until one succeeds or another is pointless.
-async fn attempts(upstream: Arc<Upstream>, client: Client, clock: Clock, event: Arc<Event>) -> GivenUp {
+async fn attempts(upstream: &Upstream, client: &Client, clock: Clock, events: &[Waiting]) -> Option<GivenUp> {
     let config = &upstream.config;
+    let parcel = Parcel::of(upstream, events);
     for attempt in 1.. {
-        let sent = send(&upstream, &client, clock, &event).await;
+        upstream.metrics.requested();
+        let sent = send(upstream, client, clock, &parcel).await;
         match outcome(sent, SystemTime::UNIX_EPOCH + Duration::from_millis(clock.now().unix)) {
             Outcome::Delivered => return None,
-            Outcome::Hopeless(why) => return Some((attempt, why)),
-            Outcome::Again(_, why) if attempt > config.retries => return Some((attempt, why)),
+            Outcome::Hopeless(status, why) => return Some(GivenUp { attempts: attempt, why, status }),
+            Outcome::Again(_, why) if attempt > config.retries => {
+                return Some(GivenUp { attempts: attempt, why, status: 0 });
+            }
             Outcome::Again(not_before, why) => {
                 let random = getrandom::u64().unwrap_or(u64::MAX);
                 let pause = pause(attempt, config.retry_pause_min, config.retry_pause_max, random);
                 let pause = pause.max(not_before.unwrap_or_default()).min(config.retry_pause_max);
-                upstream.metrics.retried(&event.id, attempt, &why, pause);
+                upstream.metrics.retried(&parcel.id, attempt, &why, pause);
                 sleep(pause).await;
             }
         }
@@ -135,34 +225,99 @@ async fn attempts(upstream: Arc<Upstream>, client: Client, clock: Clock, event: 
     None
 }
 
-async fn send(upstream: &Upstream, client: &Client, clock: Clock, event: &Event) -> Result<Response, Error> {
-    let make = |url: &Url| request(upstream, clock, event, url);
-    upstream.targets.send(client, upstream.config.timeout, make).await
+/// The part of a request that is the same in every attempt.
+pub(super) struct Parcel {
+    id: Box<str>,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
 }
 
-fn request(upstream: &Upstream, clock: Clock, event: &Event, url: &Url) -> Result<Request, Error> {
-    let config = &upstream.config;
-    // The time of this attempt, not of the event: receivers refuse old signatures.
-    let second = clock.now().unix / 1000;
-    let json = serde_json::from_slice::<IgnoredAny>(&event.payload).is_ok();
-    let mut headers = vec![
-        ("content-type", (if json { "application/json" } else { "application/octet-stream" }).to_owned()),
-        ("user-agent", USER_AGENT.to_owned()),
-        ("webhook-id", event.id.to_string()),
-        ("webhook-timestamp", second.to_string()),
-        ("gateway-upstream", upstream.name.to_string()),
-        ("gateway-plugin", visible(&event.plugin)),
-        ("gateway-time", event.at.to_string()),
-    ];
-    if let Some(secret) = &config.secret {
-        headers.push(("webhook-signature", signature(secret.bytes(), &event.id, second, &event.payload)));
-    }
-    for (name, value) in [("gateway-connection", &event.connection), ("gateway-user", &event.user)] {
-        if !value.is_empty() {
-            headers.push((name, visible(value)));
+impl Parcel {
+    fn of(upstream: &Upstream, events: &[Waiting]) -> Self {
+        let upstream_header = ("gateway-upstream", upstream.name.to_string());
+        match events {
+            [Waiting { event, .. }] if upstream.queue.limits().form(event) == Form::Payload => {
+                Self::payload(upstream_header, event)
+            }
+            events => Self::list(upstream_header, events.iter().map(|waiting| &*waiting.event)),
         }
     }
-    Request::new("POST", url, headers, event.payload.clone())
+
+    /// The payload of one event of a plugin.
+    pub(super) fn payload(upstream: (&'static str, String), event: &Event) -> Self {
+        let json = serde_json::from_slice::<IgnoredAny>(&event.payload).is_ok();
+        let content_type = if json { "application/json" } else { "application/octet-stream" };
+        let mut headers = vec![
+            ("content-type", content_type.to_owned()),
+            upstream,
+            ("gateway-plugin", visible(&event.plugin)),
+            ("gateway-time", event.at.to_string()),
+        ];
+        for (name, value) in [("gateway-connection", &event.connection), ("gateway-user", &event.user)] {
+            if !value.is_empty() {
+                headers.push((name, visible(value)));
+            }
+        }
+        Self { id: event.id.clone(), headers, body: event.payload.clone() }
+    }
+
+    /// A list of events. The same events have the same id.
+    pub(super) fn list<'e>(
+        upstream: (&'static str, String),
+        events: impl ExactSizeIterator<Item = &'e Event>,
+    ) -> Self {
+        let (mut body, mut id, count) = (b"{\"events\":[".to_vec(), Box::default(), events.len());
+        for (index, event) in events.enumerate() {
+            if index == 0 {
+                id = format!("{}-{count}", event.id.replacen("msg_", "batch_", 1)).into();
+            } else {
+                body.push(b',');
+            }
+            match event.kind {
+                Kind::Emitted => record::write_emitted(event, &mut body),
+                _ => body.extend_from_slice(&event.payload),
+            }
+        }
+        body.extend_from_slice(b"]}");
+        let headers = vec![
+            ("content-type", "application/json".to_owned()),
+            upstream,
+            ("gateway-events", count.to_string()),
+        ];
+        Self { id, headers, body: body.into() }
+    }
+
+    /// The request of one attempt, signed if there is a key.
+    pub(super) fn request(
+        &self,
+        url: &Url,
+        secret: Option<&SigningKey>,
+        clock: Clock,
+    ) -> Result<Request, Error> {
+        // The time of this attempt, not of the event: receivers refuse old signatures.
+        let second = clock.now().unix / 1000;
+        let mut headers = self.headers.clone();
+        headers.extend([
+            ("user-agent", USER_AGENT.to_owned()),
+            ("webhook-id", self.id.to_string()),
+            ("webhook-timestamp", second.to_string()),
+        ]);
+        if let Some(secret) = secret {
+            headers.push(("webhook-signature", signature(secret.bytes(), &self.id, second, &self.body)));
+        }
+        Request::new("POST", url, headers, self.body.clone())
+    }
+}
+
+async fn send(
+    upstream: &Upstream,
+    client: &Client,
+    clock: Clock,
+    parcel: &Parcel,
+) -> Result<Response, Error> {
+    let secret = upstream.config.secret.as_ref();
+    let make = |url: &Url| parcel.request(url, secret, clock);
+    upstream.targets.send(client, upstream.config.timeout, make).await
 }
 
 /// Encodes a text for a header: percent signs and everything but visible ASCII as `%` and two hex digits.
@@ -185,10 +340,10 @@ fn outcome(sent: Result<Response, Error>, now: SystemTime) -> Outcome {
             let why = format!("answered {}", response.status).into();
             match response.status {
                 408 | 425 | 429 | 500..=599 => Outcome::Again(retry_after(&response, now), why),
-                _ => Outcome::Hopeless(why),
+                status => Outcome::Hopeless(status, why),
             }
         }
-        Err(error @ Error::Invalid(_)) => Outcome::Hopeless(error.to_string().into()),
+        Err(error @ Error::Invalid(_)) => Outcome::Hopeless(0, error.to_string().into()),
         Err(error) => Outcome::Again(None, error.to_string().into()),
     }
 }
@@ -212,8 +367,6 @@ fn pause(attempt: u32, least: Duration, most: Duration, random: u64) -> Duration
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn answer(status: u16, retry_after: &'static str) -> Result<Response, Error> {
@@ -226,7 +379,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let again = |sent| match outcome(sent, now) {
             Outcome::Again(not_before, _) => Some(not_before),
-            Outcome::Delivered | Outcome::Hopeless(_) => None,
+            Outcome::Delivered | Outcome::Hopeless(..) => None,
         };
         for status in [408, 425, 429, 500, 503, 599] {
             assert_eq!(again(answer(status, "7")), Some(Some(Duration::from_secs(7))), "{status}");
@@ -236,7 +389,7 @@ mod tests {
         assert_eq!(again(answer(503, "soon")), Some(None));
         assert_eq!(again(Err(Error::Timeout(Duration::from_secs(1)))), Some(None));
         for hopeless in [answer(301, ""), answer(400, ""), answer(410, ""), Err(Error::Invalid("x".into()))] {
-            assert!(matches!(outcome(hopeless, now), Outcome::Hopeless(_)));
+            assert!(matches!(outcome(hopeless, now), Outcome::Hopeless(..)));
         }
         for status in [200, 202, 204, 299] {
             assert!(matches!(outcome(answer(status, ""), now), Outcome::Delivered), "{status}");

@@ -1,51 +1,138 @@
-//! `Queue` holds the events of one upstream. Workers fill it, one task empties it.
+//! `Queue` holds the events of one upstream that are in its spool. The thread of the spools fills it, one
+//! task empties it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::Event;
+use super::batch::{Limits, Next};
+use super::spool::Place;
+use crate::config;
 use crate::telemetry::upstream::UpstreamMetrics;
 
 /// Bytes counted for an event in addition to its payload.
 const EVENT_BYTES: usize = 256;
 
-/// A queue of events, bounded in number and bytes. An event counts until it is delivered or given up, not
-/// only until it is taken out.
+/// A queue of events, bounded in number and bytes. An event counts from the moment it was accepted until it
+/// is delivered or given up.
 pub(super) struct Queue {
-    waiting: Mutex<VecDeque<Arc<Event>>>,
+    inner: Mutex<Inner>,
     arrived: Notify,
     events_max: u64,
     bytes_max: u64,
-    /// Counts the events that are queued or in flight.
+    spool_bytes_max: u64,
+    limits: Limits,
+    /// Counts the events that are accepted and neither delivered nor given up.
     metrics: Arc<UpstreamMetrics>,
 }
 
+#[derive(Default)]
+struct Inner {
+    waiting: VecDeque<Waiting>,
+    /// Events that found the queue full, and their bytes.
+    refused: Vec<Arc<Event>>,
+    refused_bytes: u64,
+}
+
+/// An event that waits.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pub(super) event: Arc<Event>,
+    /// In the spool; `None` if it could not be written there.
+    pub(super) place: Option<Place>,
+    /// When it came into the queue, since the start of the process.
+    pub(super) since: Duration,
+}
+
+/// What [`Queue::take`] gives.
+pub(super) enum Taken {
+    /// Events of one request.
+    Events(Vec<Waiting>),
+    /// Nothing before this time.
+    WaitUntil(Duration),
+    /// Nothing until an event arrives.
+    Nothing,
+}
+
 impl Queue {
-    pub(super) fn new(events_max: usize, bytes_max: usize, metrics: Arc<UpstreamMetrics>) -> Self {
-        let (events_max, bytes_max) = (events_max as u64, bytes_max as u64);
-        Self { waiting: Mutex::default(), arrived: Notify::new(), events_max, bytes_max, metrics }
+    pub(super) fn new(config: &config::Upstream, metrics: Arc<UpstreamMetrics>) -> Self {
+        Self {
+            inner: Mutex::default(),
+            arrived: Notify::new(),
+            events_max: config.queue_events_max as u64,
+            bytes_max: config.queue_bytes_max as u64,
+            spool_bytes_max: config.spool_bytes_max as u64,
+            limits: Limits::of(config),
+            metrics,
+        }
     }
 
     /// Whether one more event of this size fits.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let (events, queued) = self.metrics.queued();
-        events < self.events_max && queued + (bytes + EVENT_BYTES) as u64 <= self.bytes_max
+        let bytes = (bytes + EVENT_BYTES) as u64;
+        events < self.events_max
+            && queued + bytes <= self.bytes_max
+            && self.metrics.spool_bytes() + bytes <= self.spool_bytes_max
     }
 
-    pub(super) fn put(&self, event: Event) {
-        self.metrics.entered(size(&event));
-        self.lock().push_back(Arc::new(event));
+    /// Counts an event that was accepted. Must be followed by one [`done`](Self::done).
+    pub(super) fn accepted(&self, event: &Event) {
+        self.metrics.entered(size(event));
+    }
+
+    /// Adds accepted events, in order.
+    pub(super) fn put(&self, events: impl Iterator<Item = Waiting>) {
+        self.lock().waiting.extend(events);
         self.arrived.notify_one();
     }
 
-    /// Takes the next event.
-    pub(super) fn take(&self) -> Option<Arc<Event>> {
-        self.lock().pop_front()
+    /// Keeps an event that found the queue full, until it is given up. As many of them are kept as the queue
+    /// has events and bytes; false if this one is not.
+    pub(super) fn refuse(&self, event: Event) -> bool {
+        let mut inner = self.lock();
+        let bytes = inner.refused_bytes + size(&event);
+        if inner.refused.len() as u64 >= self.events_max || bytes > self.bytes_max {
+            return false;
+        }
+        inner.refused_bytes = bytes;
+        inner.refused.push(Arc::new(event));
+        drop(inner);
+        self.arrived.notify_one();
+        true
     }
 
-    /// An event that was taken out has been delivered or given up.
+    /// Takes the events that found the queue full.
+    pub(super) fn take_refused(&self) -> Vec<Arc<Event>> {
+        let mut inner = self.lock();
+        inner.refused_bytes = 0;
+        std::mem::take(&mut inner.refused)
+    }
+
+    /// Takes the events of the next request. See [`Limits::next`].
+    pub(super) fn take(&self, at: Duration, hurry: bool) -> Taken {
+        let mut inner = self.lock();
+        match self.limits.next(&inner.waiting, at, hurry) {
+            Next::Send(count) => Taken::Events(inner.waiting.drain(..count).collect()),
+            Next::WaitUntil(until) => Taken::WaitUntil(until),
+            Next::Nothing => Taken::Nothing,
+        }
+    }
+
+    /// Takes everything.
+    pub(super) fn take_all(&self) -> Vec<Waiting> {
+        self.lock().waiting.drain(..).collect()
+    }
+
+    /// Bounds of the requests.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// An event has been delivered or given up.
     pub(super) fn done(&self, event: &Event) {
         self.metrics.left(size(event));
     }
@@ -55,8 +142,8 @@ impl Queue {
         self.arrived.notified().await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Event>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -28,7 +28,11 @@ struct Running {
 
 impl Running {
     fn start(server: &Server, settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), server, settings)
+    }
+
+    /// With the files of an earlier process.
+    fn start_in(folder: TempDir, server: &Server, settings: &str) -> Self {
         let text = format!(
             "[upstreams.shop]\nurl = '{}'\ndead_letter = '{}'\nretry_pause_min = '10ms'\n{settings}",
             server.url("/hook"),
@@ -36,7 +40,15 @@ impl Running {
         );
         let config = Config::parse(&text, "test.toml").unwrap();
         let (metrics, clock) = (Metrics::new(1), Clock::start());
-        let upstreams = Upstreams::new(&config.upstreams, Client::new(), &metrics.node, clock, 7);
+        let upstreams = Upstreams::new(
+            &config.upstreams,
+            &folder.path().join("state"),
+            Client::new(),
+            &metrics.node,
+            clock,
+            7,
+        )
+        .unwrap();
         let (stop, stopped) = watch::channel(Stop::No);
         let task = tokio::spawn(upstreams.clone().run(stopped, Supervisor::default()));
         Self { upstreams, metrics, clock, stop, task, folder }
@@ -49,11 +61,17 @@ impl Running {
 
     /// Ends the emission of events: the remaining ones get this much time.
     async fn stop_within(self, time: Duration) -> (Vec<serde_json::Value>, (u64, u64)) {
+        let (dead, queued, _) = self.stop_and_keep(time).await;
+        (dead, queued)
+    }
+
+    /// The same, with the files.
+    async fn stop_and_keep(self, time: Duration) -> (Vec<serde_json::Value>, (u64, u64), TempDir) {
         self.stop.send_replace(Stop::At(self.clock.now().at + time));
         timeout(SOON, self.task).await.expect("it ends").unwrap();
         let dead = std::fs::read_to_string(self.folder.path().join("dead.jsonl")).unwrap_or_default();
         let dead = dead.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        (dead, self.metrics.node.upstreams()[0].queued())
+        (dead, self.metrics.node.upstreams()[0].queued(), self.folder)
     }
 }
 
@@ -127,8 +145,63 @@ async fn a_full_queue_says_so_and_counts_what_is_under_way() {
     running.emit("waits");
     assert_eq!(running.upstreams.room("shop", 1), Err(NoRoom::Full));
     running.emit("was permitted a moment before");
-    let (dead, queued) = running.stop_within(Duration::ZERO).await;
-    assert_eq!(dead.len(), 3, "what was under way, what waited, and what was promised");
-    assert!(dead[0]["why"].as_str().unwrap().contains("the process ended"));
-    assert_eq!(queued, (0, 0));
+    let (dead, _, folder) = running.stop_and_keep(Duration::ZERO).await;
+    assert_eq!(dead, Vec::<serde_json::Value>::new(), "nothing is given up: it is in the spool");
+    let ids =
+        |server: &Server| server.seen().iter().map(|seen| header(seen, "webhook-id").to_owned()).collect();
+    let before: Vec<String> = ids(&server);
+    let server = Server::start(|_, _| answer(200, "", "")).await;
+    let next = Running::start_in(folder, &server, "");
+    next.emit("of the next process");
+    let (dead, queued, folder) = next.stop_and_keep(SOON).await;
+    assert_eq!((dead.len(), queued), (0, (0, 0)));
+    let all = ["under way", "waits", "was permitted a moment before", "of the next process"];
+    assert_eq!(bodies(&server), all);
+    let after: Vec<String> = ids(&server);
+    assert_eq!(after[0], before[0], "a receiver can tell that it is the same");
+    let spool = folder.path().join("state/shop.spool");
+    assert_eq!(std::fs::read_dir(spool).unwrap().count(), 0, "everything is delivered");
+}
+
+#[tokio::test]
+async fn events_of_the_gateway_come_in_lists_between_those_of_plugins() {
+    let server = Server::start(|_, _| answer(200, "", "")).await;
+    let running = Running::start(&server, "batch_wait = '1m'");
+    let tell = |number: u64| {
+        let content = |id: &str| format!("{{\"id\":\"{id}\",\"n\":{number}}}").into_bytes();
+        running.upstreams.tell("shop", Kind::Connected, 7, content);
+    };
+    (1..=2).for_each(tell);
+    running.emit("of a plugin");
+    (3..=4).for_each(tell);
+    assert_eq!(running.stop_within(SOON).await, (vec![], (0, 0)));
+    let numbers = |body: &str| {
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let events = body["events"].as_array().cloned().unwrap_or_default();
+        events.iter().map(|event| event["n"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let bodies = bodies(&server);
+    assert_eq!(bodies.iter().map(|body| numbers(body)).collect::<Vec<_>>(), [vec![1, 2], vec![], vec![3, 4]]);
+    assert_eq!(bodies[1], "of a plugin");
+    assert!(header(&server.seen()[0], "webhook-id").starts_with("batch_"));
+    assert_eq!(header(&server.seen()[0], "gateway-events"), "2");
+}
+
+#[tokio::test]
+async fn a_full_queue_gives_up_events_of_the_gateway_and_what_exceeds_that_is_counted() {
+    let server = Server::start(|_, _| Vec::new()).await;
+    let running = Running::start(&server, "queue_events_max = 2\nqueue_bytes_max = '64KiB'");
+    for _ in 0..100 {
+        running.upstreams.tell("shop", Kind::Published, 7, |id| format!("{{\"id\":\"{id}\"}}").into_bytes());
+    }
+    let metrics = running.metrics.node.upstreams()[0].clone();
+    let outcomes = |outcome: &str| {
+        let counts = metrics.outcomes().filter(|(name, ..)| *name == outcome).map(|(.., count)| count);
+        counts.sum::<u64>()
+    };
+    let (dead, _) = running.stop_within(Duration::ZERO).await;
+    let told = u64::try_from(dead.len()).unwrap();
+    assert!(dead.iter().all(|line| line["why"].as_str().unwrap().contains("full")), "{dead:?}");
+    assert!(told >= 2, "as many as the queue has are kept until they are written: {told}");
+    assert_eq!((outcomes("dead"), outcomes("lost")), (told, 98 - told), "nothing is lost without a number");
 }

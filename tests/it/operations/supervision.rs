@@ -18,6 +18,7 @@ use gateway::backplane::memory::Memory;
 use gateway::clock::Clock;
 use gateway::config::Config;
 use gateway::connection_id::ConnectionIds;
+use gateway::events::Events;
 use gateway::explain::Explain;
 use gateway::gateway::Gateway;
 use gateway::plugin::counters::PluginCounters;
@@ -148,6 +149,7 @@ impl Worker {
             inbox: inboxes[0].clone(),
             backplane: backplane.clone(),
             upstreams: Upstreams::noop(),
+            events: Events::off(),
             metrics: metrics.clone(),
             admission: Arc::new(Admission::new(&config, clock)),
             node: "".into(),

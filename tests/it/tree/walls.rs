@@ -268,6 +268,18 @@ fn only_the_clock_reads_clocks_on_the_path_of_a_message() {
 }
 
 #[test]
+fn events_are_written_where_nobody_waits_for_the_disk() {
+    let others = [
+        "events.rs",
+        "upstream/queue.rs",
+        "upstream/batch.rs",
+        "upstream/handover.rs",
+        "upstream/deliver.rs",
+    ];
+    forbid(&others, &["fs", "File"]);
+}
+
+#[test]
 fn nothing_is_unbounded() {
     for word in ["unbounded_channel", "UnboundedSender", "unbounded"] {
         check(word, &[]);
@@ -301,6 +313,7 @@ fn wire_types_derive_serde_and_domain_types_do_not() {
             "demo",
             "plugin/registry/archive.rs",
             "plugin_tools",
+            "upstream/record.rs",
         ],
     );
 }

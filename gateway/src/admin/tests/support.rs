@@ -45,6 +45,7 @@ impl Admin {
             upstreams: Upstreams::new(&config.upstreams, client, &metrics.node, clock, 7),
             config: config.clone(),
             backplane: backplane.clone(),
+            events: Events::off(),
             metrics,
             registry: registry.clone(),
             explain: Arc::new(Explain::new(config.explain.clone(), Clock::start())),

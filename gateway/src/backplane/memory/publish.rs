@@ -58,7 +58,7 @@ impl Memory {
         self.with(channel, false, |entry, lives| {
             if let Some(idempotency) = &idempotency {
                 if let Some(first) = entry.published_with(idempotency, at) {
-                    return Ok(first);
+                    return Ok(Published { repeated: true, ..first });
                 }
                 if self.has_keys_enough() {
                     // Some of the keys may have expired.
@@ -78,7 +78,7 @@ impl Memory {
                 if let Some(version) = version
                     && !stream.advance(version)
                 {
-                    return Ok(Published { top: stream.top.clone(), skipped: true, repeat: None });
+                    return Ok(Published { top: stream.top.clone(), skipped: true, ..Published::default() });
                 }
                 stream.top.offset += 1;
                 stream.expires = at + retention.ttl;

@@ -22,7 +22,7 @@ use crate::backplane::redis::incoming::Incoming;
 use crate::backplane::redis::presence::Presence;
 use crate::backplane::redis::subscriptions::Subscriptions;
 use crate::backplane::redis::topology::Topology;
-use crate::backplane::{Published, Repeat, ReplyTo, Response, find_room};
+use crate::backplane::{Published, Repeat, Response, find_room};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
@@ -327,10 +327,10 @@ impl Pipeline {
             }
             Ok(answer) if !enough => {
                 self.context.metrics.too_few_replicas(replicas);
-                let answer = match request.reply_to {
+                let answer = match request.reply_to.is_nobody() {
                     // The log does not count this as a loss.
-                    ReplyTo::Nobody => answer,
-                    _ => request.what.failed(ReplyError::INTERNAL.because(TOO_FEW_REPLICAS)),
+                    true => answer,
+                    false => request.what.failed(ReplyError::INTERNAL.because(TOO_FEW_REPLICAS)),
                 };
                 self.requests.answer(request.reply_to, answer);
             }

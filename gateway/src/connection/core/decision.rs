@@ -13,7 +13,7 @@ use crate::connection::event::{NOTHING, Subscriber};
 use crate::plugin::event::{Kind, MessageContent};
 use crate::plugin::verdict::{Decision, Expiry};
 use crate::protocol::channel::Target;
-use crate::protocol::code::{Close, ReplyError};
+use crate::protocol::code::{Close, ReplyError, Unsubscribe};
 use crate::protocol::reply::{Done, Reply};
 use crate::telemetry::metrics::CloseCause;
 
@@ -168,7 +168,7 @@ impl Core {
             }
             (Kind::Unsubscribe, _) => {
                 if self.forget_subscription(&channel) {
-                    effects.push_back(Effect::Unsubscribe(channel));
+                    effects.push_back(Effect::Unsubscribe(channel, Unsubscribe::BY_CLIENT));
                 }
                 effects.push_back(Effect::Reply(Reply::Done { id, what: Done::Unsubscribe }));
             }

@@ -89,7 +89,7 @@ impl Core {
     ) {
         let unwanted = self.subscriptions.get(&channel) != Some(&Subscription::Requested);
         if unwanted && result.is_ok() {
-            effects.push_back(Effect::Unsubscribe(channel.clone()));
+            effects.push_back(Effect::Unsubscribe(channel.clone(), Unsubscribe::BY_SERVER));
         }
         let result = if unwanted { Err(ReplyError::PERMISSION_DENIED) } else { result };
         let mut result = match result {
@@ -113,7 +113,7 @@ impl Core {
             && !self.recovers_latest(&channel)
         {
             self.forget_subscription(&channel);
-            effects.push_back(Effect::Unsubscribe(channel));
+            effects.push_back(Effect::Unsubscribe(channel, Unsubscribe::UNRECOVERED));
             return fail(id, ReplyError::UNRECOVERABLE_POSITION, effects);
         }
         let kind =
@@ -151,7 +151,7 @@ impl Core {
             }
             Some(Subscription::Client | Subscription::Server) => {
                 self.forget_subscription(&channel);
-                effects.push_back(Effect::Unsubscribe(channel.clone()));
+                effects.push_back(Effect::Unsubscribe(channel.clone(), why.clone()));
                 match &mut self.state {
                     State::Admitting(admitting) => admitting.subscriptions.retain(|(of, _)| *of != channel),
                     _ => effects.push_back(Effect::Reply(Reply::UnsubscribedByServer { channel, why })),

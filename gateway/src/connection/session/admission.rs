@@ -127,6 +127,8 @@ impl Session {
         for (name, value) in identity.attributes {
             set_attribute(&mut client.attributes, name, value);
         }
+        self.worker.events.connected(client, now);
+        self.worker.told();
         drop(shared);
         let (client, channel_info) = (self.handle.id.clone(), Bytes::new());
         self.member = Arc::new(Member { client, user, info: identity.info, channel_info });

@@ -10,7 +10,7 @@ use crate::connection::worker_state::WorkerState;
 use crate::hub::Listening;
 use crate::outbound::Pushed;
 use crate::protocol::channel::{Channel, Target};
-use crate::protocol::code::ReplyError;
+use crate::protocol::code::{ReplyError, Unsubscribe};
 use crate::protocol::command::Position;
 use crate::protocol::filter::TagFilter;
 use crate::protocol::push::{Form, Publication, Push, PushKind};
@@ -133,6 +133,8 @@ impl Session {
             self.worker.backplane.presence_add(channel, member, rules.presence, rules.join_leave);
         }
         self.worker.metrics().subscriptions.add(1);
+        self.worker.events.subscribed(&self.client.borrow(), channel, now);
+        self.worker.told();
         let delta = self.worker.hub.borrow().makes_deltas(channel, self.handle.number);
         let data = self.data_in(channel);
         if !rules.positioned {
@@ -185,13 +187,15 @@ impl Session {
         Ok((subscribed, Some(top)))
     }
 
-    pub(super) fn unsubscribe(&mut self, channel: &Channel) {
+    pub(super) fn unsubscribe(&mut self, now: Now, channel: &Channel, why: &Unsubscribe) {
         let making = self.take_back(channel) || self.give_up_subscribing(channel);
         self.unlisten(channel);
         if making {
             return self.forget_chosen(channel);
         }
         self.worker.metrics().subscriptions.add(-1);
+        self.worker.events.unsubscribed(&self.client.borrow(), channel, why, now);
+        self.worker.told();
         if let Ok(namespace) = self.worker.namespace(channel) {
             let rules = self.rules_in(namespace, channel);
             if rules.presence || rules.join_leave {

@@ -204,6 +204,8 @@ fn rules_of(namespace: &Namespace) -> Value {
         delta,
         wildcards,
         client_certificate,
+        // What a gateway tells a backend concerns no other gateway.
+        events: _,
         allow_subscribe,
         allow_publish,
         allow_history,

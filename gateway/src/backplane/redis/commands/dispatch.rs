@@ -147,6 +147,10 @@ impl Requests {
     /// Sends a response.
     pub(crate) fn answer(&self, reply_to: ReplyTo, answer: Response) {
         self.context.metrics.answered();
+        self.send(reply_to, answer);
+    }
+
+    fn send(&self, reply_to: ReplyTo, answer: Response) {
         match reply_to {
             ReplyTo::Connection(connection, request_id) => {
                 if let Some(inbox) = self.context.inboxes.get(ConnectionIds::worker(connection)) {
@@ -155,6 +159,13 @@ impl Requests {
             }
             ReplyTo::Task(sender) => {
                 let _ = sender.send(answer);
+            }
+            ReplyTo::After(after) => {
+                let (learn, reply_to) = *after;
+                if let Response::Published(Ok(published)) = &answer {
+                    learn.learn(published);
+                }
+                self.send(reply_to, answer);
             }
             ReplyTo::Nobody => {
                 if let Response::Published(Err(error)) = answer {

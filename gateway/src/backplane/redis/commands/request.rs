@@ -369,17 +369,17 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// Reads a publish reply. A third part means that nothing was published.
 fn published(reply: Value, with_key: bool) -> Option<Published> {
     let Value::Array(mut parts) = reply else { return None };
-    let (skipped, repeat) = match parts.get(2) {
+    let (skipped, repeated, repeat) = match parts.get(2) {
         // The caller knows whether the server was replaced, and decides.
-        None => (false, with_key.then_some(Repeat::Unsure)),
-        Some(Value::Int(1)) => (true, None),
-        Some(Value::Int(2)) => (false, None),
-        Some(Value::Int(3)) => (false, Some(Repeat::Lost)),
+        None => (false, false, with_key.then_some(Repeat::Unsure)),
+        Some(Value::Int(1)) => (true, false, None),
+        Some(Value::Int(2)) => (false, true, None),
+        Some(Value::Int(3)) => (false, true, Some(Repeat::Lost)),
         Some(_) => return None,
     };
     parts.truncate(2);
     let (top, _) = stands(Value::Array(parts))?;
-    Some(Published { top, skipped, repeat })
+    Some(Published { top, skipped, repeated, repeat })
 }
 
 fn count(reply: Value) -> Option<Count> {

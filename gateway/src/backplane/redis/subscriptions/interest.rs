@@ -140,7 +140,7 @@ impl Interest {
             return Added::Already;
         }
         self.change(channel, entry);
-        if connection.is_none() || matches!(reply_to, ReplyTo::Nobody) {
+        if connection.is_none() || reply_to.is_nobody() {
             return Added::Already;
         }
         entry.waiters.push(Waiter::Announced(reply_to, until));

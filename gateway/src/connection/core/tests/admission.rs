@@ -78,7 +78,7 @@ fn what_the_server_changes_before_the_connect_reply_comes_with_it() {
         assert!(client.on(made("open:b", Subscriber::Plugin)).effects.is_empty(), "no reply yet");
         if let Some(name) = removed {
             client.on(Event::Signal(Signal::Unsubscribe(channel(name))));
-            assert!(matches!(client.effects.pop_front(), Some(Effect::Unsubscribe(_))));
+            assert!(matches!(client.effects.pop_front(), Some(Effect::Unsubscribe(..))));
             assert!(client.effects.is_empty(), "the client does not know of it");
         }
         client.on(made("open:a", Subscriber::Identity));

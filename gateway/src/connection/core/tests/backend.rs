@@ -235,7 +235,7 @@ fn a_subscription_that_expires_is_asked_about_while_it_stays() {
     client.tick_at(10).answers(None);
     client.effects.clear();
     client.tick_at(11).answers(expired());
-    assert!(matches!(client.effects.pop_front(), Some(Effect::Unsubscribe(_))));
+    assert!(matches!(client.effects.pop_front(), Some(Effect::Unsubscribe(..))));
     let Reply::UnsubscribedByServer { why, .. } = client.reply() else { panic!() };
     assert_eq!(why.code, 2501);
 }

@@ -19,7 +19,7 @@ fn an_expiring_subscription_is_refreshed_or_ends_after_its_grace() {
     client.tick_at(24);
     let unsubscribed = Reply::UnsubscribedByServer { channel: channel("open:a"), why: Unsubscribe::EXPIRED };
     assert_eq!(client.reply(), unsubscribed);
-    assert!(matches!(client.effects.pop_back(), Some(Effect::Unsubscribe(_))));
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Unsubscribe(..))));
     assert!(!client.core.is_closed(), "the connection stays");
     assert_eq!(client.deadline(), Some(30), "the next ping");
     assert_eq!(client.sub_refresh(4, "open:a", "new").error(), 103);
@@ -143,7 +143,7 @@ fn each_subscription_expires_at_its_own_time_and_two_together() {
     assert!(left.contains("more:b") && !left.contains("open:a"), "{left}");
     client.subscribed_until(4, "more:b", 8).effects.clear();
     let left = client.tick_at(12).effects();
-    assert_eq!(left.matches("code: 2501").count(), 2, "{left}");
+    assert_eq!(left.matches("UnsubscribedByServer").count(), 2, "{left}");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn one_tick_ends_a_bounded_number_of_subscriptions_and_the_next_one_goes_on() {
     for number in 0..100 {
         client.subscribed_until(2, &format!("open:{number}"), 3).effects.clear();
     }
-    let ended = |client: &mut Client| client.effects().matches("code: 2501").count();
+    let ended = |client: &mut Client| client.effects().matches("UnsubscribedByServer").count();
     client.tick_at(7);
     assert_eq!((ended(&mut client), client.deadline()), (64, Some(7)));
     client.tick_at(7);
@@ -170,7 +170,7 @@ fn a_subscription_that_expires_while_it_is_being_made_is_not_made() {
     assert!(client.tick_at(7).effects.is_empty());
     assert_eq!(client.deadline(), Some(10));
     assert_eq!(client.on(Event::Subscribed { channel, by, result: Ok(Subscribed::default()) }).error(), 103);
-    assert!(matches!(client.effects.pop_back(), Some(Effect::Unsubscribe(_))));
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Unsubscribe(..))));
 }
 
 #[test]
