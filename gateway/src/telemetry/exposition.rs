@@ -406,6 +406,9 @@ fn upstreams(writer: &mut Writer<'_, '_>, upstreams: &[Arc<UpstreamMetrics>]) ->
     writer.family("upstream_spool_damaged", "Lines of the spool that could not be read", damaged)?;
     let bytes = each(UpstreamMetrics::spool_bytes);
     writer.gauges("upstream_spool_bytes", "Bytes of the files that keep events", bytes)?;
+    let oldest = each(|upstream| upstream.oldest() / 1000);
+    let help = "Unix time at which the oldest event happened that waits or is under way; 0 without one";
+    writer.gauges("upstream_oldest_timestamp_seconds", help, oldest)?;
     let refused = each(|upstream| upstream.refused.get());
     writer.family("upstream_refused", "Events that found the queue full", refused)?;
     let events = each(|upstream| upstream.queued().0);

@@ -30,6 +30,7 @@ pub struct UpstreamMetrics {
     /// The questions to it.
     pub asks: AskMetrics,
     spool_bytes: AtomicU64,
+    oldest: AtomicU64,
 }
 
 impl UpstreamMetrics {
@@ -51,6 +52,7 @@ impl UpstreamMetrics {
             queued_events: AtomicU64::new(0),
             queued_bytes: AtomicU64::new(0),
             spool_bytes: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
         }
     }
 
@@ -110,6 +112,17 @@ impl UpstreamMetrics {
     /// Sets the bytes of these files.
     pub fn set_spool_bytes(&self, bytes: u64) {
         self.spool_bytes.store(bytes, Relaxed);
+    }
+
+    /// When the oldest event that is queued or in flight happened, in Unix time in milliseconds; 0 if there is
+    /// none.
+    pub fn oldest(&self) -> u64 {
+        self.oldest.load(Relaxed)
+    }
+
+    /// Sets that time.
+    pub fn set_oldest(&self, at: u64) {
+        self.oldest.store(at, Relaxed);
     }
 
     /// Counts events that could not be written to a file.

@@ -79,6 +79,9 @@ impl Delivery {
                     Taken::Nothing => break,
                 }
             }
+            let in_flight = sent.values().filter_map(|events| events.first()).map(|first| first.event.at);
+            let oldest = in_flight.chain(self.upstream.queue.oldest()).min();
+            self.upstream.metrics.set_oldest(oldest.unwrap_or(0));
             if until.is_some() && sending.is_empty() {
                 break;
             }

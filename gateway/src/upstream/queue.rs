@@ -16,6 +16,10 @@ use crate::telemetry::upstream::UpstreamMetrics;
 /// Bytes counted for an event in addition to its payload.
 const EVENT_BYTES: usize = 256;
 
+/// Events that found the queue full which are kept until they are given up, whatever the size of the queue.
+const REFUSED_EVENTS_MAX: u64 = 1024;
+const REFUSED_BYTES_MAX: u64 = 4 << 20;
+
 /// A queue of events, bounded in number and bytes. An event counts from the moment it was accepted until it
 /// is delivered or given up.
 pub(super) struct Queue {
@@ -91,11 +95,13 @@ impl Queue {
     }
 
     /// Keeps an event that found the queue full, until it is given up. As many of them are kept as the queue
-    /// has events and bytes; false if this one is not.
+    /// may have events and bytes, or [`REFUSED_EVENTS_MAX`]; false if this one is not.
     pub(super) fn refuse(&self, event: Event) -> bool {
         let mut inner = self.lock();
         let bytes = inner.refused_bytes + size(&event);
-        if inner.refused.len() as u64 >= self.events_max || bytes > self.bytes_max {
+        if inner.refused.len() as u64 >= self.events_max.max(REFUSED_EVENTS_MAX)
+            || bytes > self.bytes_max.max(REFUSED_BYTES_MAX)
+        {
             return false;
         }
         inner.refused_bytes = bytes;
@@ -120,6 +126,11 @@ impl Queue {
             Next::WaitUntil(until) => Taken::WaitUntil(until),
             Next::Nothing => Taken::Nothing,
         }
+    }
+
+    /// When the first event that waits happened, in Unix time in milliseconds.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.lock().waiting.front().map(|waiting| waiting.event.at)
     }
 
     /// Takes everything.

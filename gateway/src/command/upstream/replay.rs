@@ -58,8 +58,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let shown = arguments.file.display();
     let letters = Letters::take(&arguments.file);
     let letters = letters.with_context(|| format!("cannot read {shown}")).map_err(Failure::Unexpected)?;
-    let (total, left) = runtime()?.block_on(replay(arguments, &config, &letters));
-    let count = left.len();
+    let left = runtime()?.block_on(replay(arguments, &config, &letters))?;
+    let (total, count) = (letters.lines().len(), left.len());
     letters.finish(&left).with_context(|| format!("cannot write {shown}")).map_err(Failure::Unexpected)?;
     print(&format!("{} of {total} events were accepted\n", total - count))?;
     match count {
@@ -68,8 +68,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Sends the letters. Returns their number, and the lines that were not accepted.
-async fn replay(arguments: &Arguments, config: &Config, letters: &Letters) -> (usize, Vec<Vec<u8>>) {
+/// Sends the letters. Returns the lines that were not accepted.
+async fn replay(arguments: &Arguments, config: &Config, letters: &Letters) -> Result<Vec<Vec<u8>>, Failure> {
     let (client, clock) = (Client::new(), Clock::start());
     let pause = Duration::from_secs(1) / arguments.per_second;
     let (mut left, mut failures) = (Vec::new(), 0);
@@ -85,17 +85,15 @@ async fn replay(arguments: &Arguments, config: &Config, letters: &Letters) -> (u
             Ok(()) => failures = 0,
             Err(why) => {
                 if let Some(why) = why {
-                    tracing::error!(%why, "event not accepted");
                     failures += 1;
-                    if failures == FAILURES_MAX {
-                        tracing::error!("{FAILURES_MAX} failures in a row; the rest is not tried");
-                    }
+                    let rest = if failures == FAILURES_MAX { "; the rest is not tried" } else { "" };
+                    print(&format!("not accepted: {why}{rest}\n"))?;
                 }
                 left.push(line.clone());
             }
         }
     }
-    (letters.lines().len(), left)
+    Ok(left)
 }
 
 async fn send_one(
