@@ -188,16 +188,24 @@ impl Events {
     }
 
     /// Tells that a channel has its first subscriber.
-    pub fn channel_occupied(&self, channel: &Channel, at: u64) {
+    pub fn channel_occupied(&self, channel: &Channel) {
         if let Some(inner) = self.of(channel, |events| events.occupied) {
-            inner.tell(Kind::Occupied, at, Facts { channel: Some(channel.as_str()), ..Facts::default() });
+            inner.tell(
+                Kind::Occupied,
+                inner.upstreams.now(),
+                Facts { channel: Some(channel.as_str()), ..Facts::default() },
+            );
         }
     }
 
     /// Tells that a channel has no subscriber any more.
-    pub fn channel_vacated(&self, channel: &Channel, at: u64) {
+    pub fn channel_vacated(&self, channel: &Channel) {
         if let Some(inner) = self.of(channel, |events| events.vacated) {
-            inner.tell(Kind::Vacated, at, Facts { channel: Some(channel.as_str()), ..Facts::default() });
+            inner.tell(
+                Kind::Vacated,
+                inner.upstreams.now(),
+                Facts { channel: Some(channel.as_str()), ..Facts::default() },
+            );
         }
     }
 

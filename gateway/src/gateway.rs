@@ -95,18 +95,17 @@ impl Gateway {
         let identity = Identity::new(sockets.address)?;
         let inboxes = build::inboxes(&config);
         let metrics = Metrics::new(config.listen.workers);
+        let (client, spools) = (egress::Client::bounded(plan.outgoing), folders.state.upstreams());
+        let upstreams =
+            Upstreams::new(&config.upstreams, &spools, client.clone(), &metrics.node, clock, random()?)?;
+        let node = format!("{:016x}", identity.node);
+        let events = Events::new(&config, &upstreams, &identity.name, &node);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let (backplane, network) =
             build::backplane(&config, &identity, &inboxes, clock, &metrics, phase_seen.clone())?;
         let runtimes = Runtimes::start(&config)?;
-        let client = egress::Client::bounded(plan.outgoing);
-        let spools = folders.state.upstreams();
-        let upstreams =
-            Upstreams::new(&config.upstreams, &spools, client.clone(), &metrics.node, clock, random()?)?;
         let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
         let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes, metrics.clone());
-        let node = format!("{:016x}", identity.node);
-        let events = Events::new(&config, &upstreams, &identity.name, &node);
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
             explain: explain.clone(),

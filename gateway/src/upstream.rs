@@ -344,6 +344,11 @@ impl Upstreams {
         }
     }
 
+    /// Unix time in milliseconds.
+    pub fn now(&self) -> u64 {
+        self.clock.now().unix
+    }
+
     /// Whether an accepted event is not in the spool yet.
     pub fn has_unwritten(&self) -> bool {
         self.handover.has_unwritten()

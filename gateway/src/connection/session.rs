@@ -298,10 +298,7 @@ impl Session {
         self.worker.hub.borrow_mut().forget(number);
         if !self.counted {
             self.worker.metrics().closed(CloseCause::Other, &Close::INTERNAL, &self.handle.id);
-            if let Some(admitted) = self.admitted {
-                self.worker.events.disconnected(&self.disconnect_event(now, admitted, &Close::INTERNAL));
-                self.worker.told();
-            }
+            self.tell_disconnect(now, &Close::INTERNAL);
         }
         if self.admitted.is_some() && self.worker.registers_clients() {
             self.worker.backplane.deregister(&self.client.borrow());
@@ -456,10 +453,7 @@ impl Session {
             self.handle.outbound.close(codec::encode_close(self.handle.format, close), discard);
         }
         self.worker.metrics().closed(cause, close, &self.handle.id);
-        if let Some(admitted) = self.admitted {
-            self.worker.events.disconnected(&self.disconnect_event(now, admitted, close));
-            self.worker.told();
-        }
+        let event = self.tell_disconnect(now, close);
         self.counted = true;
         self.waiting = None;
         self.pending = None;
@@ -467,14 +461,13 @@ impl Session {
         if self.backend.take().is_some() {
             self.worker.hub.borrow_mut().expect_no_answer(self.handle.number);
         }
-        let Some(admitted) = self.admitted else { return };
+        let Some(event) = event else { return };
         if let Some(channel) = self.user_channel.take()
             && self.worker.hub.borrow_mut().unsubscribe(&channel, self.handle.number)
         {
             self.worker.backplane.remove_interest(self.worker.worker, &channel);
         }
         self.worker.hub.borrow_mut().forget(self.handle.number);
-        let event = self.disconnect_event(now, admitted, close);
         self.worker.on_disconnect(now, &event, &mut self.plugin_effects);
         // Deregister only now: if the gateway dies before this, another one runs the plugins'
         // `on-disconnect`.
@@ -483,15 +476,18 @@ impl Session {
         }
     }
 
-    /// The end of an admitted client.
-    fn disconnect_event(&self, now: Now, admitted: Now, close: &Close) -> DisconnectEvent {
-        DisconnectEvent {
+    /// Tells that the client has gone, and returns the event; `None` if it was not admitted.
+    fn tell_disconnect(&self, now: Now, close: &Close) -> Option<DisconnectEvent> {
+        let event = DisconnectEvent {
             client: self.client.borrow().clone(),
             code: close.code,
             reason: close.reason.clone().into(),
-            duration: now.at.saturating_sub(admitted.at).as_millis() as u64,
+            duration: now.at.saturating_sub(self.admitted?.at).as_millis() as u64,
             now: now.unix,
             at: now.at_millis(),
-        }
+        };
+        self.worker.events.disconnected(&event);
+        self.worker.told();
+        Some(event)
     }
 }

@@ -119,7 +119,10 @@ pub async fn send(
         Form::List => Parcel::list(header, std::iter::once(event)),
     };
     let timeout: Duration = config.timeout;
-    let request = parcel.request(url.unwrap_or(&config.url), config.secret.as_ref(), clock);
+    // Several targets serve the same events.
+    let target = config.targets.iter().max_by_key(|target| target.weight).map(|target| &target.url);
+    let Some(url) = url.or(target) else { return Err("it has no target".to_owned()) };
+    let request = parcel.request(url, config.secret.as_ref(), clock);
     let sent = match request {
         Ok(request) => client.send_for_head(request, Reach::Anywhere, timeout).await,
         Err(error) => Err(error),
