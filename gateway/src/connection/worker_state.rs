@@ -378,7 +378,8 @@ impl WorkerState {
         self.told();
     }
 
-    /// Whether clients are registered, so that another gateway can run `on-disconnect` for them and tell of it.
+    /// Whether clients are registered, so that another gateway can run `on-disconnect` for them and tell of
+    /// their end.
     pub(super) fn registers_clients(&self) -> bool {
         self.events.tells_disconnects() || self.chain.borrow().wants_disconnects()
     }

@@ -167,7 +167,8 @@ impl Unsubscribe {
     pub const BY_CLIENT: Self = Self { code: 0, reason: Cow::Borrowed("client unsubscribe") };
     /// Its connection has ended. Never sent to a client.
     pub const DISCONNECTED: Self = Self { code: 1, reason: Cow::Borrowed("disconnect") };
-    /// What the client asked for could not be recovered, and so it has no subscription. Never sent to a client.
+    /// What the client asked for could not be recovered, and so it has no subscription. Never sent to a
+    /// client.
     pub const UNRECOVERED: Self = Self { code: 2, reason: Cow::Borrowed("unrecoverable position") };
     /// A plugin or the operator removed it.
     pub const BY_SERVER: Self = Self { code: 2000, reason: Cow::Borrowed("server unsubscribe") };

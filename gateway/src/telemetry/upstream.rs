@@ -114,8 +114,8 @@ impl UpstreamMetrics {
         self.spool_bytes.store(bytes, Relaxed);
     }
 
-    /// When the oldest event that is queued or in flight happened, in Unix time in milliseconds; 0 if there is
-    /// none.
+    /// When the oldest event that is queued or in flight happened, in Unix time in milliseconds; 0 if there
+    /// is none.
     pub fn oldest(&self) -> u64 {
         self.oldest.load(Relaxed)
     }

@@ -18,9 +18,9 @@ const FAILURES_MAX: usize = 5;
 /// Send dead letters again
 ///
 /// Sends every event of a dead-letter file to its upstream, with the id that it had, oldest first. Those that
-/// are accepted leave the file; the rest stays, also what the gateway adds meanwhile. After five failures in a
-/// row the rest is not tried. The key, the timeout and the URL are those of the configuration. Exit code 1 if
-/// an event was not accepted.
+/// are accepted leave the file; the rest stays, also what the gateway adds meanwhile. After five failures in
+/// a row the rest is not tried. The key, the timeout and the URL are those of the configuration. Exit code 1
+/// if an event was not accepted.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
