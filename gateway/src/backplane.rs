@@ -19,6 +19,7 @@
 pub mod inbox;
 pub mod input;
 pub mod memory;
+pub mod occupancy;
 mod order;
 pub mod redis;
 
@@ -44,6 +45,9 @@ use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::tags::Tags;
 use crate::survey::{Finding, Question};
+
+/// How often [`Backplane::tick`] must be called.
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// How many publications of a channel are kept, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -456,6 +460,15 @@ pub trait Backplane: Send + Sync {
 
     /// Forgets what has expired. Must be called every few seconds.
     fn sweep(&self, at: Duration);
+
+    /// Tells of channels that have been without subscribers for long enough. Must be called every [`TICK`] if
+    /// occupancy is told.
+    fn tick(&self, at: Duration) {
+        let _ = at;
+    }
+
+    /// Tells of channels without subscribers at once, if this gateway alone knows of them: it ends.
+    fn tell_vacated(&self) {}
 
     /// Number of known channels.
     fn channels(&self) -> usize;

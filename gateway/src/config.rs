@@ -314,6 +314,11 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
+    /// Whether any of them tells of channels that become occupied or vacated.
+    pub fn tell_occupancy(&self) -> bool {
+        self.named.values().chain([&self.default]).any(|namespace| namespace.tells_occupancy())
+    }
+
     /// The rules of a channel; `None` if its namespace is not configured.
     pub fn of(&self, channel: &Channel) -> Option<&Arc<Namespace>> {
         match (channel.target(), channel.namespace()) {
@@ -367,6 +372,13 @@ pub struct Namespace {
     pub allow_presence: Access,
     /// The upstreams that decide in place of these.
     pub ask: ChannelAsk,
+}
+
+impl Namespace {
+    /// Whether the backend is told when a channel gets its first and loses its last subscriber.
+    pub fn tells_occupancy(&self) -> bool {
+        self.events.occupied || self.events.vacated
+    }
 }
 
 /// The publications that clients get when they recover.

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use crate::backplane::occupancy::OccupancyObserver;
 use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo};
 use crate::clock::Now;
 use crate::config::{ChannelEvents, Config};
@@ -187,25 +188,11 @@ impl Events {
         }
     }
 
-    /// Tells that a channel has its first subscriber.
-    pub fn channel_occupied(&self, channel: &Channel) {
-        if let Some(inner) = self.of(channel, |events| events.occupied) {
-            inner.tell(
-                Kind::Occupied,
-                inner.upstreams.now(),
-                Facts { channel: Some(channel.as_str()), ..Facts::default() },
-            );
-        }
-    }
-
-    /// Tells that a channel has no subscriber any more.
-    pub fn channel_vacated(&self, channel: &Channel) {
-        if let Some(inner) = self.of(channel, |events| events.vacated) {
-            inner.tell(
-                Kind::Vacated,
-                inner.upstreams.now(),
-                Facts { channel: Some(channel.as_str()), ..Facts::default() },
-            );
+    /// Tells an event of a channel that says no more than its name.
+    fn tell_of(&self, channel: &Channel, kind: Kind, wanted: impl Fn(&ChannelEvents) -> bool) {
+        if let Some(inner) = self.of(channel, wanted) {
+            let facts = Facts { channel: Some(channel.as_str()), ..Facts::default() };
+            inner.tell(kind, inner.upstreams.now(), facts);
         }
     }
 
@@ -251,6 +238,16 @@ impl Events {
         let inner = self.inner.as_ref()?;
         let namespace = inner.config.namespaces.of(channel)?;
         asks(&namespace.events).then_some(inner)
+    }
+}
+
+impl OccupancyObserver for Events {
+    fn occupied(&self, channel: &Channel) {
+        self.tell_of(channel, Kind::Occupied, |events| events.occupied);
+    }
+
+    fn vacated(&self, channel: &Channel) {
+        self.tell_of(channel, Kind::Vacated, |events| events.vacated);
     }
 }
 

@@ -101,8 +101,15 @@ impl Gateway {
         let node = format!("{:016x}", identity.node);
         let events = Events::new(&config, &upstreams, &identity.name, &node);
         let (phase, phase_seen) = watch::channel(Phase::Starting);
-        let (backplane, network) =
-            build::backplane(&config, &identity, &inboxes, clock, &metrics, phase_seen.clone())?;
+        let (backplane, network) = build::backplane(
+            &config,
+            Arc::new(events.clone()),
+            &identity,
+            &inboxes,
+            clock,
+            &metrics,
+            phase_seen.clone(),
+        )?;
         let runtimes = Runtimes::start(&config)?;
         let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
         let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes, metrics.clone());
@@ -167,6 +174,9 @@ impl Gateway {
         let runtimes = self.runtimes;
         let served = runtimes.control.block_on(async {
             serve::start_sweep(parts.backplane.clone(), clock);
+            if config.namespaces.tell_occupancy() {
+                serve::start_ticks(parts.backplane.clone(), clock);
+            }
             let mut network = self.network.zip(runtimes.backplane.as_ref()).map(|(runner, runtime)| {
                 serve::start_network(runner, runtime, &parts, &control, clock, &supervisor)
             });
@@ -213,7 +223,8 @@ impl Gateway {
             let until = clock.now().at + config.drain.deadline;
             phase.send_replace(Phase::Draining { until });
             tracing::info!(deadline = ?config.drain.deadline, "shutting down: not ready, not accepting connections");
-            serve::drained(until, workers.ended, network, upstreams, clock, &supervisor).await;
+            let backplane = &*parts.backplane;
+            serve::drained(until, workers.ended, backplane, network, upstreams, clock, &supervisor).await;
             // Also what has failed on the way down is a failure.
             match ended {
                 Some(Err(error)) => Err(error),

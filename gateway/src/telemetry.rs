@@ -5,6 +5,7 @@ pub mod exposition;
 mod lines;
 pub mod metrics;
 pub mod target;
+pub mod occupancy;
 pub mod upstream;
 
 use std::backtrace::{Backtrace, BacktraceStatus};

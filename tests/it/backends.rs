@@ -3,4 +3,5 @@
 mod api;
 mod ask;
 mod events;
+mod occupied;
 mod targets;

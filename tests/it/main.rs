@@ -10,6 +10,7 @@ mod load;
 mod plugins;
 mod backends;
 mod redis;
+mod backends;
 mod operations;
 mod backends;
 mod tools;

@@ -4,6 +4,7 @@
 //! and puts it into the inboxes of the interested workers; this gives a channel one order.
 
 mod feeds;
+mod occupancy;
 mod present;
 mod publish;
 
@@ -17,6 +18,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::oneshot;
 
 use self::feeds::Feeds;
+use self::occupancy::Occupancy;
 use self::present::Present;
 use self::publish::Remembered;
 use super::{
@@ -26,6 +28,7 @@ use super::{
 use crate::backplane::Order;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::input::InputOutcome;
+use crate::backplane::occupancy::Teller;
 use crate::config;
 use crate::connection_id::ConnectionIds;
 use crate::mix::{STEP, mix};
@@ -52,6 +55,8 @@ const FORGOTTEN_MAX: usize = 1 << 20;
 pub struct Memory {
     shards: Sharded<Shard, SHARDS>,
     feeds: Feeds,
+    /// `None` if nobody is told.
+    occupancy: Option<Occupancy>,
     inboxes: Arc<[Arc<Inbox>]>,
     ids: ConnectionIds,
     /// Number of channels with subscribers.
@@ -134,6 +139,7 @@ impl Memory {
         Self {
             shards: Sharded::new(shard),
             feeds: Feeds::default(),
+            occupancy: None,
             inboxes,
             ids,
             wanted: AtomicUsize::new(0),
@@ -146,6 +152,12 @@ impl Memory {
             idempotency_keys_max: limits.idempotency_keys_max,
             epoch_seed,
         }
+    }
+
+    /// Tells of channels that become occupied or vacated.
+    pub fn telling(mut self, teller: Option<Arc<Teller>>) -> Self {
+        self.occupancy = teller.map(Occupancy::new);
+        self
     }
 
     /// The shard of a channel, and the channel's hash.
@@ -445,6 +457,11 @@ impl Backplane for Memory {
             return Outcome::Ready(Ok(()));
         }
         Outcome::Ready(self.with(channel, true, |entry, _| {
+            if entry.interest == 0
+                && let Some(occupancy) = &self.occupancy
+            {
+                occupancy.came(channel);
+            }
             entry.interest |= 1 << worker;
             Ok(())
         }))
@@ -455,7 +472,14 @@ impl Backplane for Memory {
             return self.feeds.remove(worker, channel);
         }
         let _ = self.with(channel, false, |entry, _| {
+            let was_wanted = entry.interest != 0;
             entry.interest &= !(1 << worker);
+            if was_wanted
+                && entry.interest == 0
+                && let Some(occupancy) = &self.occupancy
+            {
+                occupancy.left(channel);
+            }
             Ok(())
         });
     }
@@ -551,6 +575,18 @@ impl Backplane for Memory {
                 entries.shrink_to(2 * entries.len());
             }
         }
+    }
+
+    fn tick(&self, at: Duration) {
+        let Some(occupancy) = &self.occupancy else { return };
+        while let Some(channel) = occupancy.next(at) {
+            let _shard = self.shard(&channel);
+            occupancy.settle(&channel, at);
+        }
+    }
+
+    fn tell_vacated(&self) {
+        self.tick(Duration::MAX);
     }
 
     fn channels(&self) -> usize {

@@ -32,6 +32,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::backplane::inbox::Inbox;
 use crate::backplane::input::InputOutcome;
+use crate::backplane::occupancy::Teller;
 pub use crate::backplane::redis::agreement::Plugins;
 use crate::backplane::redis::commands::dispatch::{self, NOT_PUBLISHED, NOT_REMOVED, UNAVAILABLE};
 use crate::backplane::redis::commands::request::{Request, What};
@@ -84,6 +85,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Counters.
     pub metrics: Arc<BackplaneMetrics>,
+    /// Tells of channels that become occupied or vacated; `None` if nobody is told.
+    pub teller: Option<Arc<Teller>>,
     /// Name of this node for people: machine and address.
     pub name: Box<str>,
     /// The phase of the process.
@@ -95,7 +98,8 @@ pub struct Parts {
 impl Redis {
     /// Creates the two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
-        let Parts { config, inboxes, ids, clock, metrics, name, phase, random: [node, epochs] } = parts;
+        let Parts { config, inboxes, ids, clock, metrics, teller, name, phase, random: [node, epochs] } =
+            parts;
         let (components, queues) = Components::new(Context {
             keys: Keys::new(&redis.prefix),
             config: redis.clone(),
@@ -107,6 +111,7 @@ impl Redis {
             name,
             phase,
             metrics,
+            teller,
             epochs: AtomicU64::new(epochs),
         });
         (Self { components: components.clone() }, Runner::new(components, queues))
@@ -119,7 +124,7 @@ impl Backplane for Redis {
     }
 
     fn add_interest(&self, worker: usize, channel: &Channel, reply_to: ReplyTo) -> Outcome<()> {
-        let Components { context, topology, requests, subscriptions, .. } = &self.components;
+        let Components { context, topology, requests, subscriptions, presence, .. } = &self.components;
         let connection = topology.shard(channel).status.connection();
         if connection.is_none()
             && let Some(error) = requests.refusal()
@@ -132,6 +137,9 @@ impl Backplane for Redis {
             Err(error) => return Outcome::Ready(Err(error)),
         };
         let announced = subscriptions.interest.add(worker, channel, connection, reply_to, until);
+        if !matches!(announced, Added::Full) {
+            presence.table.occupy(worker, channel);
+        }
         match announced {
             Added::Waits => return Outcome::Pending,
             Added::Already => (),
@@ -147,6 +155,7 @@ impl Backplane for Redis {
 
     fn remove_interest(&self, worker: usize, channel: &Channel) {
         self.components.subscriptions.interest.remove(worker, channel);
+        self.components.presence.table.vacate(worker, channel);
     }
 
     fn publish(&self, new: NewPublication<'_>, reply_to: ReplyTo, at: Duration) -> Outcome<Published> {
@@ -384,6 +393,10 @@ impl Backplane for Redis {
         if topology.shared_shard().status.connection().is_none() {
             nodes.sweep();
         }
+    }
+
+    fn tick(&self, at: Duration) {
+        self.components.presence.table.tick(at);
     }
 
     fn channels(&self) -> usize {

@@ -1,10 +1,11 @@
 //! Reads `[events]`, and which events of its channels a namespace tells.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Upstream;
 use super::read::{Document, Invalid, Section, found};
-use super::resolve::all;
+use super::resolve::{MINUTE, all};
 
 const KINDS: &str = "a list of \"subscribed\", \"unsubscribed\", \"published\", \"occupied\" and \"vacated\"";
 
@@ -17,6 +18,8 @@ pub struct Events {
     pub connected: bool,
     /// Whether it is told when they have gone.
     pub disconnected: bool,
+    /// How long a channel has to be without subscribers until it is vacated.
+    pub vacated_delay: Duration,
 }
 
 /// The events of a namespace's channels that the upstream is told.
@@ -42,8 +45,12 @@ pub(super) fn events(document: &Document<'_>, upstreams: &BTreeMap<Box<str>, Ups
         let name = value.as_str()?;
         Some((!name.is_empty()).then(|| Box::<str>::from(name)))
     });
-    let events =
-        Events { upstream, connected: section.flag("connected"), disconnected: section.flag("disconnected") };
+    let events = Events {
+        upstream,
+        connected: section.flag("connected"),
+        disconnected: section.flag("disconnected"),
+        vacated_delay: section.duration("vacated_delay", 0..=10 * MINUTE),
+    };
     if let Some(name) = &events.upstream
         && !upstreams.contains_key(name)
     {

@@ -199,6 +199,7 @@ fn every_key_reaches_its_own_field() {
         upstream = "orders"
         connected = false
         disconnected = false
+        vacated_delay = "47s"
         [ask]
         connect = "orders"
         refresh = "orders"
@@ -386,7 +387,12 @@ fn every_key_reaches_its_own_field() {
             failure: AskFailure::Closed,
             channels: true,
         },
-        events: Events { upstream: Some("orders".into()), connected: false, disconnected: false },
+        events: Events {
+            upstream: Some("orders".into()),
+            connected: false,
+            disconnected: false,
+            vacated_delay: Duration::from_secs(47),
+        },
         explain: Explain { sample: 34, kept: 35, reply: true },
         drain: Drain {
             delay: Duration::from_secs(31),

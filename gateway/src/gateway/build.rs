@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::backplane::Backplane;
 use crate::backplane::inbox::{Delivery, Inbox};
 use crate::backplane::memory::Memory;
+use crate::backplane::occupancy::{OccupancyObserver, Teller};
 use crate::backplane::redis::{self, Redis};
 use crate::clock::Clock;
 use crate::config::{self, Config, OnRemoval};
@@ -140,18 +141,21 @@ pub(super) fn inboxes(config: &Config) -> Arc<[Arc<Inbox>]> {
     (0..config.listen.workers).map(inbox).map(Arc::new).collect()
 }
 
-/// The backplane that the configuration asks for, and what keeps it connected.
+/// The backplane that the configuration asks for, and what keeps it connected. The observer is told of
+/// channels that become occupied or vacated.
 pub(super) fn backplane(
     config: &Arc<Config>,
+    observer: Arc<dyn OccupancyObserver>,
     identity: &Identity,
     inboxes: &Arc<[Arc<Inbox>]>,
     clock: Clock,
     metrics: &Metrics,
     phase: watch::Receiver<Phase>,
 ) -> anyhow::Result<(Arc<dyn Backplane>, Option<redis::Runner>)> {
+    let teller = Teller::new(config, observer, || metrics.node.occupancy());
     let Some(redis) = &config.redis else {
         let memory = Memory::new(inboxes.clone(), identity.ids, &config.memory, random()?);
-        return Ok((Arc::new(memory), None));
+        return Ok((Arc::new(memory.telling(teller)), None));
     };
     let (backplane, runner) = Redis::new(
         redis,
@@ -161,6 +165,7 @@ pub(super) fn backplane(
             ids: identity.ids,
             clock,
             metrics: metrics.node.backplane(),
+            teller,
             name: identity.name.clone(),
             phase,
             random: [identity.node, random()?],

@@ -9,12 +9,13 @@ use anyhow::Context as _;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::build::{Encryption, Sockets};
 use super::{Gateway, PluginsMissing, Shared};
 use crate::accept::Admission;
-use crate::backplane::Backplane;
 use crate::backplane::redis;
+use crate::backplane::{Backplane, TICK};
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::plugin::registry::{ClosedPlace, Registry};
@@ -90,6 +91,21 @@ pub(super) fn start_sweep(backplane: Arc<dyn Backplane>, clock: Clock) {
             loop {
                 interval.tick().await;
                 backplane.sweep(clock.now().at);
+            }
+        }
+    }));
+}
+
+/// Has the backplane tell of vacated channels from now on.
+pub(super) fn start_ticks(backplane: Arc<dyn Backplane>, clock: Clock) {
+    tokio::spawn(Supervisor::again("vacated channels", move || {
+        let backplane = backplane.clone();
+        async move {
+            let mut interval = tokio::time::interval(TICK);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                interval.tick().await;
+                backplane.tick(clock.now().at);
             }
         }
     }));
@@ -236,6 +252,7 @@ pub(super) fn start_upstreams(
 pub(super) async fn drained(
     until: Duration,
     workers: Vec<oneshot::Receiver<()>>,
+    backplane: &dyn Backplane,
     network: Option<Network>,
     upstreams: Delivering,
     clock: Clock,
@@ -252,6 +269,7 @@ pub(super) async fn drained(
     if let Some(network) = network {
         network.lease_removal.await;
     }
+    backplane.tell_vacated();
     // Every connection has said its last word: what it emitted has the rest of the time.
     upstreams.stop.send_replace(Stop::At(until));
     if tokio::time::timeout_at(longest.into(), upstreams.task).await.is_err() {

@@ -20,6 +20,7 @@ use super::metrics::{
     ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Emulated, Gauge, LineLost,
     Metrics, Refused, ServedCertificate, TlsListener, Unpublished, WorkerMetrics,
 };
+use super::occupancy::OccupancyMetrics;
 use super::upstream::UpstreamMetrics;
 use crate::clock::Clock;
 use crate::plugin::breaker::Position;
@@ -82,6 +83,9 @@ impl Collector for Node {
         targets::write(&mut writer, &self.metrics.node.upstreams())?;
         if let Some(metrics) = self.metrics.node.backplane.get() {
             backplane(&mut writer, metrics)?;
+        }
+        if let Some(metrics) = self.metrics.node.occupancy.get() {
+            occupancy(&mut writer, metrics)?;
         }
         let statuses = (self.plugins)();
         let closed = statuses.iter().filter(|plugin| plugin.state == PluginState::Closed).count();
@@ -378,6 +382,15 @@ fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::
     writer.gauges("nodes_differing", "Other gateways that differ from this one, by subject", subjects)?;
     writer.gauge("nodes", "Gateways that are alive, as far as this one knows", None, backplane.alive())?;
     writer.gauge("backplane_questions", "Pending requests to Redis", None, backplane.waiting())
+}
+
+/// Only if a namespace tells of it.
+fn occupancy(writer: &mut Writer<'_, '_>, occupancy: &OccupancyMetrics) -> fmt::Result {
+    let told = [("occupied", occupancy.occupied.get()), ("vacated", occupancy.vacated.get())];
+    let help = "Channels that this gateway has told to be occupied or vacated, by event";
+    writer.family("occupancy", help, told.map(|(event, count)| ([("event", event)], count)))?;
+    let help = "Channels with subscribers at this gateway of which a backend is told whether they are occupied";
+    writer.gauge("occupied_channels", help, None, occupancy.channels())
 }
 
 /// The names of upstreams come from the configuration.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tracing::{debug, warn};
 
 use super::backplane::BackplaneMetrics;
+use super::occupancy::OccupancyMetrics;
 use super::upstream::UpstreamMetrics;
 use crate::histogram::{Observed, Sizes, Times};
 use crate::log_users;
@@ -559,6 +560,7 @@ pub struct NodeMetrics {
     certificates: [Mutex<Arc<[ServedCertificate]>>; TlsListener::ALL.len()],
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
     pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
+    pub(super) occupancy: OnceLock<Arc<OccupancyMetrics>>,
     /// Whether the backplane's thread is responsive, if there is one.
     pub backplane_beat: Beat,
 }
@@ -614,6 +616,11 @@ impl NodeMetrics {
     /// Creates the counters of a networked backplane.
     pub fn backplane(&self) -> Arc<BackplaneMetrics> {
         self.backplane.get_or_init(Arc::default).clone()
+    }
+
+    /// Creates the counters of occupied channels.
+    pub fn occupancy(&self) -> Arc<OccupancyMetrics> {
+        self.occupancy.get_or_init(Arc::default).clone()
     }
 
     /// The counters of every upstream.

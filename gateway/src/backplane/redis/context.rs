@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use crate::backplane::inbox::Inbox;
+use crate::backplane::occupancy::Teller;
 use crate::backplane::redis::format::keys::{Keys, node_name};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -31,6 +32,8 @@ pub(crate) struct Context {
     pub(crate) name: Box<str>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) metrics: Arc<BackplaneMetrics>,
+    /// Tells of channels that become occupied or vacated; `None` if nobody is told.
+    pub(crate) teller: Option<Arc<Teller>>,
     /// Makes the epochs of new streams unique.
     pub(crate) epochs: AtomicU64,
 }

@@ -5,6 +5,7 @@
 //! independently. The list of a node's channels is on the shared server.
 
 pub(crate) mod table;
+pub(crate) mod occupancy;
 pub(crate) mod present;
 pub(crate) mod list;
 
@@ -24,6 +25,7 @@ use crate::backplane::redis::context::Context;
 use crate::backplane::redis::format::keys::Keys;
 use crate::backplane::redis::format::script::LISTED_MAX;
 use crate::backplane::redis::format::wire;
+use crate::backplane::redis::presence::occupancy::{Answer, RecordReply};
 use crate::backplane::redis::presence::present::Write;
 use crate::backplane::redis::presence::table::PresenceTable;
 use crate::backplane::redis::topology::Topology;
@@ -57,7 +59,8 @@ pub(crate) struct Presence {
 
 impl Presence {
     pub(crate) fn new(context: Arc<Context>, topology: Arc<Topology>) -> Self {
-        let table = PresenceTable::new(topology.slot_map.clone(), topology.shards.len());
+        let (slot_map, teller) = (topology.slot_map.clone(), context.teller.clone());
+        let table = PresenceTable::new(slot_map, topology.shards.len(), teller);
         Self { context, topology, table }
     }
 
@@ -87,20 +90,53 @@ impl Presence {
         server: &ServerConnection,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Cause> {
-        let batch = self.table.take(server.shard, CHANNELS_MAX, MEMBERS_MAX);
+        let mut batch = self.table.take(server.shard, CHANNELS_MAX, MEMBERS_MAX);
         if batch.writes.is_empty() {
             return Ok(());
         }
         let node = self.context.node_name();
         let mut pipeline = pipe();
+        // The indices of the replies for each write: to its members, and to its record.
+        let (mut commands, mut indices) = (0, Vec::new());
+        let mut next = || {
+            commands += 1;
+            commands - 1
+        };
         for write in &batch.writes {
-            add(&mut pipeline, &self.context.keys, &server.scripts.presence_write, &node, write);
+            let of_members = write.of_members.then(&mut next);
+            if write.of_members {
+                add(&mut pipeline, &self.context.keys, &server.scripts.presence_write, &node, write);
+            }
+            if let Some(record) = &write.record {
+                let key = self.context.keys.occupancy(&write.channel);
+                let script = &server.scripts.occupancy;
+                pipeline.add_command(record.command(script, &key, &node, &server.replication_id));
+            }
+            indices.push((of_members, write.record.is_some().then(&mut next)));
         }
         // Each write states the complete entry, not a change: one that failed, or may have failed, is
         // repeated.
-        let replies =
-            call_all(connection, &pipeline, batch.writes.len(), self.context.config.timeout).await?;
-        batch.answered(|shard_index| !matches!(replies[shard_index], Value::ServerError(_)));
+        let replies = call_all(connection, &pipeline, commands, self.context.config.timeout).await?;
+        let mut is_malformed = false;
+        let answer = |index: usize| match indices[index].1.map(|reply| &replies[reply]) {
+            Some(Value::ServerError(_)) | None => Answer::Refused,
+            Some(reply) => RecordReply::read(reply).map_or_else(
+                || {
+                    is_malformed = true;
+                    Answer::Refused
+                },
+                Answer::Reply,
+            ),
+        };
+        batch.records_answered(answer, self.context.clock.now().at);
+        if is_malformed {
+            self.context.metrics.malformed();
+            sleep(REFUSED_PAUSE).await;
+        }
+        let was_written = |index: usize| {
+            indices[index].0.is_none_or(|reply| !matches!(replies[reply], Value::ServerError(_)))
+        };
+        batch.answered(was_written);
         self.pause_if_refused(&replies).await
     }
 
@@ -113,6 +149,7 @@ impl Presence {
         shard: usize,
     ) -> Result<(), Cause> {
         let node = self.context.node_name();
+        self.table.confirm_occupied(shard, server.shard);
         let channels = self.table.quiet_in(shard, server.shard);
         for channels in channels.chunks(CHANNELS_MAX) {
             let mut pipeline = pipe();

@@ -23,7 +23,7 @@ const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), repli
 const MOST: Most = Most { publications: 100, bytes: 1 << 20 };
 
 /// A `redis-server` with a separate socket and folder.
-struct Server {
+pub(super) struct Server {
     child: Child,
     folder: tempfile::TempDir,
 }
@@ -36,7 +36,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("redis.sock");
         let mut command = Command::new("redis-server");
@@ -46,7 +46,7 @@ impl Server {
         Self { child, folder }
     }
 
-    async fn connection(&self) -> redis::aio::MultiplexedConnection {
+    pub(super) async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let url = format!("unix:{}", self.folder.path().join("redis.sock").display());
         let client = redis::Client::open(url).unwrap();
         timeout(PATIENCE, async {
@@ -91,6 +91,7 @@ impl Bench {
             presence_read: load(script::PRESENCE_READ.to_owned()).await,
             presence_count: load(script::PRESENCE_COUNT.to_owned()).await,
             presence_take: load(script::PRESENCE_TAKE.to_owned()).await,
+            occupancy: load(script::OCCUPANCY.to_owned()).await,
         };
         Self { _server: server, connection, keys: Keys::new("t"), scripts, server: "first", streams: 0 }
     }
@@ -463,6 +464,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         ids: ConnectionIds::new(5),
         clock: Clock::start(),
         metrics: Arc::default(),
+        teller: None,
         name: "test".into(),
         phase: tokio::sync::watch::channel(crate::shutdown::Phase::Running).1,
         random: [1, 2],

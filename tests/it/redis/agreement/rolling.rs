@@ -15,7 +15,7 @@ const SUBSCRIBERS_PER_NODE: usize = 4;
 
 /// Every rule, as it is and as it is changed to. Only with `recovery_mode` clients would miss something,
 /// `latest_on_subscribe` needs its other value, and `client_certificate` needs TLS.
-const RULES: [(&str, &str, &str); 15] = [
+const RULES: [(&str, &str, &str); 16] = [
     ("history_size", "1000", "10"),
     ("history_ttl", "'1h'", "'2s'"),
     ("recovery", "true", "false"),
@@ -25,6 +25,7 @@ const RULES: [(&str, &str, &str); 15] = [
     ("tag_filter", "false", "true"),
     ("delta", "false", "true"),
     ("wildcards", "false", "true"),
+    ("events", "[]", "['occupied', 'vacated']"),
     ("min_replicas", "0", "1"),
     ("idempotency_ttl", "'5m'", "'1s'"),
     ("allow_subscribe", "'anyone'", "'users'"),
@@ -89,6 +90,7 @@ fn config(redis: &Redis) -> String {
     let rules: Vec<_> = RULES.iter().map(|(rule, before, _)| format!("{rule} = {before}")).collect();
     format!(
         "client = {{ anonymous = true, history_publications_max = 10000 }}\ndrain.deadline = '2s'\n\
+         upstreams.told.url = 'http://127.0.0.1:9'\nevents.upstream = 'told'\n\
          redis.url = '{}'\n[namespaces.news]\n{}\n",
         redis.url(),
         rules.join("\n")

@@ -204,7 +204,7 @@ fn rules_of(namespace: &Namespace) -> Value {
         delta,
         wildcards,
         client_certificate,
-        // What a gateway tells a backend concerns no other gateway.
+        // What else a gateway tells a backend concerns no other gateway.
         events: _,
         allow_subscribe,
         allow_publish,
@@ -227,6 +227,7 @@ fn rules_of(namespace: &Namespace) -> Value {
         "tag_filter": tag_filter,
         "delta": delta,
         "wildcards": wildcards,
+        "occupancy": namespace.tells_occupancy(),
         "client_certificate": client_certificate,
         "allow_subscribe": word(*allow_subscribe),
         "allow_publish": word(*allow_publish),

@@ -217,6 +217,7 @@ async fn load(
         script::PRESENCE_READ.to_owned(),
         script::PRESENCE_COUNT.to_owned(),
         script::PRESENCE_TAKE.to_owned(),
+        script::OCCUPANCY.to_owned(),
     ];
     let mut pipeline = redis::pipe();
     for text in &texts {
@@ -232,7 +233,7 @@ async fn load(
         _ => Err(Cause::new(Trouble::Refused, "it does not load scripts")),
     };
     let digests = replies.into_iter().map(digest).collect::<Result<Vec<_>, _>>()?;
-    let digests = <[String; 9]>::try_from(digests);
+    let digests = <[String; 10]>::try_from(digests);
     let [
         publish,
         spread,
@@ -243,6 +244,7 @@ async fn load(
         presence_read,
         presence_count,
         presence_take,
+        occupancy,
     ] = digests.map_err(|_| Cause::new(Trouble::Refused, "it does not load scripts"))?;
     Ok(Scripts {
         publish_verb: verb,
@@ -255,6 +257,7 @@ async fn load(
         presence_read,
         presence_count,
         presence_take,
+        occupancy,
     })
 }
 

@@ -125,7 +125,12 @@ impl Keys {
         format!("{}:{node}", self.of_channel("users", channel))
     }
 
-    /// The set of channels in which a node has members.
+    /// The hash that says whether a channel is occupied.
+    pub(crate) fn occupancy(&self, channel: &Channel) -> String {
+        self.of_channel("occupancy", channel)
+    }
+
+    /// The set of channels in which a node has members, or subscribers if occupancy is told.
     pub(crate) fn presence_of(&self, node: &str) -> String {
         format!("{}:present:{{{}}}:{node}", self.prefix, Self::SHARED)
     }

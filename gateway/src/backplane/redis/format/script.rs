@@ -71,6 +71,10 @@ pub(crate) const PRESENCE_COUNT: &str = include_str!("../lua/presence_count.lua"
 /// Removes members of a dead node.
 pub(crate) const PRESENCE_TAKE: &str = include_str!("../lua/presence_take.lua");
 
+/// Writes whether a node has subscribers in a channel, and finds out whether the channel becomes occupied or
+/// vacated.
+pub(crate) const OCCUPANCY: &str = include_str!("../lua/occupancy.lua");
+
 /// The digests by which loaded scripts are called.
 #[derive(Debug, Clone)]
 pub(crate) struct Scripts {
@@ -85,4 +89,5 @@ pub(crate) struct Scripts {
     pub(crate) presence_read: String,
     pub(crate) presence_count: String,
     pub(crate) presence_take: String,
+    pub(crate) occupancy: String,
 }

@@ -1,11 +1,14 @@
-//! Removes the members that a dead gateway left in channels, on all servers.
+//! Removes the members that a dead gateway left in channels, on all servers, and takes over its part in their
+//! occupancy.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backplane::redis::commands::dispatch::Requests;
 use crate::backplane::redis::commands::request::What;
@@ -44,6 +47,9 @@ pub(crate) struct Members<'a> {
     pub(crate) claim: &'a Claim<'a>,
 }
 
+/// Time for the occupancy of some channels to be taken over: they are listed and written meanwhile.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(2);
+
 /// Result for one channel.
 enum End {
     Done,
@@ -65,12 +71,25 @@ impl Members<'_> {
                 for name in names {
                     match std::str::from_utf8(name).ok().and_then(|name| Channel::parse(name).ok()) {
                         // Concurrently: each server answers independently.
-                        Some(channel) => asked.push((name, self.ask(&channel), channel)),
+                        Some(channel) => {
+                            let answer = self.ask(&channel);
+                            let node = self.claim.node;
+                            let occupancy =
+                                answer.is_ok().then(|| self.presence.table.take_over(&channel, node));
+                            asked.push((name, answer, occupancy.flatten(), channel));
+                        }
                         None => done.push(name),
                     }
                 }
-                for (name, answer, channel) in asked {
-                    match self.end(&channel, answer, &mut left.members).await {
+                let until = Instant::now() + TAKEN_OVER_WITHIN;
+                for (name, answer, occupancy, channel) in asked {
+                    let mut end = self.end(&channel, answer, &mut left.members).await;
+                    if let (End::Done, Some(occupancy)) = (&end, occupancy)
+                        && !matches!(timeout_at(until, occupancy).await, Ok(Ok(())))
+                    {
+                        end = End::Failed;
+                    }
+                    match end {
                         End::Done => done.push(name),
                         End::Away(shard) => {
                             left.away.insert(shard);

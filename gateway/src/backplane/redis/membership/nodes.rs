@@ -238,6 +238,7 @@ impl Nodes {
         // The own lease is gone: this gateway was declared dead, or the shared server has lost its data.
         if !known {
             self.anew.store(true, Ordering::Release);
+            self.presence.table.distrust_records();
             self.presence.table.write_anew_at(|_| true);
             if announcement.description.is_none() {
                 self.agreement.say_again();

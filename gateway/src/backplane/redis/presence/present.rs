@@ -1,9 +1,11 @@
-//! `Present` holds the members of one channel at this node, and tracks what has not been written to its
-//! server.
+//! `Present` holds the members of one channel at this node, and whether it has subscribers if that is told,
+//! and tracks what has not been written to its server.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::backplane::redis::presence::occupancy::{Answer, Occupancy, RecordWrite};
 use crate::protocol::channel::Channel;
 use crate::protocol::push::Member;
 
@@ -47,6 +49,9 @@ pub(super) struct Present {
     pub(super) unwritten: Concerned,
     /// Whether the entry on the server must be replaced as a whole.
     pub(super) anew: bool,
+    /// Whether it is here for its occupancy and never had a member: no entry of members is on the server.
+    pub(super) is_bare: bool,
+    pub(super) occupancy: Occupancy,
     /// Writes that the server has not answered.
     under_way: Vec<Arc<Concerned>>,
     pub(super) listed: Listed,
@@ -64,6 +69,10 @@ pub(crate) struct Write {
     pub(super) gone: Vec<Box<str>>,
     pub(super) users_gone: Vec<Box<str>>,
     pub(super) concerned: Arc<Concerned>,
+    /// Whether the members are written.
+    pub(super) of_members: bool,
+    /// What is written to the record of its occupancy.
+    pub(super) record: Option<RecordWrite>,
 }
 
 /// Name of a member's user in Redis: users count once, anonymous connections one by one.
@@ -84,14 +93,24 @@ impl Present {
             users: HashMap::new(),
             unwritten: Concerned::new(),
             anew: true,
+            is_bare: false,
+            occupancy: Occupancy::default(),
             under_way: Vec::new(),
             listed,
             queued: None,
         }
     }
 
+    /// Creates a channel that is here for its occupancy.
+    pub(super) fn bare() -> Self {
+        Self { anew: false, is_bare: true, ..Self::new(Listed::No) }
+    }
+
     pub(super) fn enter(&mut self, member: &Arc<Member>) {
         let user = user(member);
+        if std::mem::take(&mut self.is_bare) {
+            self.anew = true;
+        }
         self.bytes += member.bytes();
         match self.members.insert(member.client.clone(), member.clone()) {
             Some(before) => self.bytes -= before.bytes(),
@@ -133,27 +152,39 @@ impl Present {
 
     /// Whether something must be written.
     pub(super) fn has_news(&self) -> bool {
+        self.members_changed() || self.occupancy.is_due()
+    }
+
+    fn members_changed(&self) -> bool {
         self.anew || !self.unwritten.is_empty()
     }
 
     /// Whether a write has not been answered.
     pub(super) fn is_under_way(&self) -> bool {
-        !self.under_way.is_empty()
+        !self.under_way.is_empty() || self.occupancy.is_under_way()
     }
 
-    /// Whether it has no members and no writes under way.
+    /// Whether it has no members and no writes under way, and its occupancy does not need this node.
     pub(super) fn is_left(&self) -> bool {
-        self.members.is_empty() && self.under_way.is_empty()
+        self.members.is_empty() && self.under_way.is_empty() && !self.occupancy.is_needed()
+    }
+
+    /// Whether all that is left to do is to tell, after the delay, that the channel is vacated.
+    pub(super) fn only_waits(&self) -> bool {
+        self.members.is_empty() && self.due() == Due::Nothing && self.occupancy.only_waits()
     }
 
     /// Treats nothing as written.
     pub(super) fn write_anew(&mut self) {
-        self.anew = true;
+        self.anew = !self.is_bare;
+        self.occupancy.write_anew();
         self.unwritten = self.members.values().map(|member| (member.client.clone(), user(member))).collect();
     }
 
     /// Takes the next write. [`Present::answered`] must follow.
-    pub(super) fn write(&mut self, channel: &Channel) -> Write {
+    pub(super) fn write(&mut self, channel: &Channel, vacated_delay: Duration) -> Write {
+        let of_members = self.members_changed();
+        let record = self.occupancy.is_due().then(|| self.occupancy.write(vacated_delay));
         let concerned: Concerned = if self.unwritten.len() <= AT_ONCE_MAX {
             std::mem::take(&mut self.unwritten)
         } else {
@@ -174,13 +205,23 @@ impl Present {
             }
         }
         let concerned = Arc::new(concerned);
-        self.under_way.push(concerned.clone());
+        if of_members {
+            self.under_way.push(concerned.clone());
+        }
         let anew = std::mem::take(&mut self.anew);
-        Write { channel: channel.clone(), anew, came, users_came, gone, users_gone, concerned }
+        let channel = channel.clone();
+        Write { channel, anew, came, users_came, gone, users_gone, concerned, of_members, record }
     }
 
     /// Ends a write. `written` is false if it failed or may have failed.
     pub(super) fn answered(&mut self, write: &Write, written: bool) {
+        if let Some(record) = &write.record {
+            // A write with a reply has none any more.
+            self.occupancy.answered(record, Answer::Lost);
+        }
+        if !write.of_members {
+            return;
+        }
         self.under_way.retain(|concerned| !Arc::ptr_eq(concerned, &write.concerned));
         if written {
             return;

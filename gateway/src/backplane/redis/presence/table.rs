@@ -5,17 +5,23 @@
 //! member is written. Then its members are written to its server. When the last member has gone, the channel
 //! is removed from the list. The list is on the shared server, which may be unavailable while the channel's
 //! server is not, or the other way round.
+//!
+//! Where an observer is told of occupancy, a channel with subscribers takes the same way: it has a record on
+//! its server (`occupancy.rs`).
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::backplane::TOO_MANY_MEMBERS;
+use crate::backplane::occupancy::{Delayed, Teller};
 use crate::backplane::redis::format::script::LISTED_MAX;
 use crate::backplane::redis::format::slots::SlotMap;
+use crate::backplane::redis::presence::occupancy::{Answer, Transition};
 use crate::backplane::redis::presence::present::{Due, Listed, Present, Write};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
@@ -36,6 +42,10 @@ pub(crate) struct PresenceTable {
     losses: AtomicU64,
     /// Notified if the list may have channels that are not known here.
     strangers: Notify,
+    /// `None` if nobody is told of occupancy.
+    teller: Option<Arc<Teller>>,
+    /// Channels of which this gateway has to tell later that they are vacated.
+    delayed: Mutex<Delayed>,
 }
 
 /// Channels with a pending step. A channel that is in another queue by then is skipped.
@@ -66,13 +76,16 @@ impl PresenceTable {
     pub(super) const SHARDS: usize = SHARDS;
 
     /// Creates an empty table for this number of servers.
-    pub(crate) fn new(slot_map: Arc<SlotMap>, servers: usize) -> Self {
+    pub(crate) fn new(slot_map: Arc<SlotMap>, servers: usize, teller: Option<Arc<Teller>>) -> Self {
+        let delayed_max = teller.as_ref().map_or(0, |teller| teller.delayed_max());
         Self {
             shards: Sharded::default(),
             slot_map,
             queues: (0..=servers).map(|_| Queue::default()).collect(),
             losses: AtomicU64::new(0),
             strangers: Notify::new(),
+            teller,
+            delayed: Mutex::new(Delayed::new(delayed_max)),
         }
     }
 
@@ -122,9 +135,10 @@ impl PresenceTable {
         (present.members.len(), present.users.len(), present.unwritten_users())
     }
 
-    /// Whether no channel has members and Redis is up to date.
+    /// Whether no channel has members and Redis is up to date. Channels that wait for the end of their delay
+    /// do not count.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| shard.is_empty())
+        self.shards.iter().all(|shard| shard.values().all(Present::only_waits))
     }
 
     /// Puts a channel into the queue of its next step.
@@ -171,6 +185,7 @@ impl PresenceTable {
 
     /// Takes the next writes for a server.
     pub(super) fn take(&self, server: usize, channels_max: usize, members_max: usize) -> Batch<'_> {
+        let delay = self.teller.as_ref().map_or(Duration::ZERO, |teller| teller.delay());
         let (mut batch, mut members) = (Batch { table: self, writes: Vec::new() }, 0);
         while batch.writes.len() < channels_max && members < members_max {
             let Some(channel) = lock(&self.queues[server].channels).pop_front() else { break };
@@ -181,7 +196,7 @@ impl PresenceTable {
             }
             present.queued = None;
             if present.due() == Due::Write && self.slot_map.shard_of(&channel) == server {
-                let write = present.write(&channel);
+                let write = present.write(&channel, delay);
                 members += write.concerned.len();
                 batch.writes.push(write);
             }
@@ -263,7 +278,9 @@ impl PresenceTable {
     pub(super) fn know(&self, channel: &Channel) {
         let mut shard = self.shard(channel);
         if let Entry::Vacant(shard_index) = shard.entry(channel.clone()) {
-            self.queue(channel, shard_index.insert(Present::new(Listed::Yes)));
+            let present = shard_index.insert(Present::new(Listed::Yes));
+            present.occupancy.news = self.wants(channel);
+            self.queue(channel, present);
         }
     }
 
@@ -271,7 +288,7 @@ impl PresenceTable {
     pub(super) fn quiet_in(&self, shard: usize, server: usize) -> Vec<Channel> {
         let shard = self.shards.lock_index(shard);
         let quiet = shard.iter().filter(|(channel, present)| {
-            present.due() == Due::Nothing && self.slot_map.shard_of(channel) == server
+            present.due() == Due::Nothing && !present.is_bare && self.slot_map.shard_of(channel) == server
         });
         quiet.map(|(channel, _)| channel.clone()).collect()
     }
@@ -297,7 +314,7 @@ impl PresenceTable {
         }
         self.sweep_queue(server, |channel, present| {
             let concerned = self.slot_map.shard_of(channel) == server && !present.is_under_way();
-            if concerned && present.members.is_empty() {
+            if concerned && present.members.is_empty() && !present.occupancy.is_needed() {
                 return false;
             }
             if concerned {
@@ -345,6 +362,113 @@ impl PresenceTable {
         }
     }
 
+    /// Whether the observer is told of the occupancy of a channel.
+    fn wants(&self, channel: &Channel) -> bool {
+        self.teller.as_ref().is_some_and(|teller| teller.wants(channel))
+    }
+
+    /// A worker has a subscriber in a channel.
+    pub(crate) fn occupy(&self, worker: usize, channel: &Channel) {
+        let Some(teller) = self.teller.as_ref().filter(|teller| teller.wants(channel)) else { return };
+        let mut shard = self.shard(channel);
+        let present = shard.entry(channel.clone()).or_insert_with(Present::bare);
+        if present.occupancy.came(worker) {
+            teller.metrics().came();
+            present.occupancy.hurries = false;
+            lock(&self.delayed).remove(channel);
+            self.queue(channel, present);
+        }
+    }
+
+    /// A worker has no subscriber in a channel any more.
+    pub(crate) fn vacate(&self, worker: usize, channel: &Channel) {
+        let Some(teller) = self.teller.as_ref().filter(|teller| teller.wants(channel)) else { return };
+        let mut shard = self.shard(channel);
+        let Some(present) = shard.get_mut(channel) else { return };
+        if present.occupancy.left(worker) {
+            teller.metrics().left();
+            self.queue(channel, present);
+        }
+    }
+
+    /// Takes over the part of a dead gateway in the occupancy of a channel. The receiver gets an error if it
+    /// has to be tried again. `None` if the observer is not told of this channel.
+    pub(crate) fn take_over(&self, channel: &Channel, node: &str) -> Option<oneshot::Receiver<()>> {
+        if !self.wants(channel) {
+            return None;
+        }
+        let (sender, done) = oneshot::channel();
+        let mut shard = self.shard(channel);
+        let present = shard.entry(channel.clone()).or_insert_with(Present::bare);
+        present.occupancy.take_over(node, sender);
+        self.queue(channel, present);
+        Some(done)
+    }
+
+    /// Writes the records of channels whose delay is over: the reply says whether they are vacated.
+    pub(crate) fn tick(&self, at: Duration) {
+        loop {
+            let Some(channel) = lock(&self.delayed).first_due(at) else { return };
+            let mut shard = self.shard(&channel);
+            let is_due = lock(&self.delayed).remove_due(&channel, at);
+            if is_due && let Some(present) = shard.get_mut(&channel) {
+                present.occupancy.news = true;
+                self.queue(&channel, present);
+            }
+        }
+    }
+
+    /// Confirms the records of the channels with subscribers in one part of the table and on one server.
+    pub(super) fn confirm_occupied(&self, shard: usize, server: usize) {
+        if self.teller.is_none() {
+            return;
+        }
+        let mut shard = self.shards.lock_index(shard);
+        for (channel, present) in shard.iter_mut() {
+            if present.occupancy.is_here() && self.slot_map.shard_of(channel) == server {
+                present.occupancy.news = true;
+                self.queue(channel, present);
+            }
+        }
+    }
+
+    /// This gateway was declared dead, or the shared server has lost its data: another gateway may have told
+    /// that channels are vacated.
+    pub(crate) fn distrust_records(&self) {
+        for mut shard in self.shards.iter() {
+            shard.values_mut().for_each(|present| present.occupancy.distrust());
+        }
+    }
+
+    /// Takes the answer to the write of a channel's record, and tells the observer what it says.
+    fn record_answered(&self, write: &mut Write, answer: Answer, at: Duration) {
+        let (Some(record), Some(teller)) = (write.record.take(), &self.teller) else { return };
+        let mut shard = self.shard(&write.channel);
+        let Some(present) = shard.get_mut(&write.channel) else { return };
+        let again_in = match &answer {
+            Answer::Reply(reply) => Some(reply.again_in),
+            Answer::Refused | Answer::Lost => None,
+        };
+        // Under the lock, so that the observer is told in the right order.
+        for transition in present.occupancy.answered(&record, answer) {
+            match transition {
+                Transition::Occupied => teller.occupied(&write.channel),
+                Transition::Vacated => teller.vacated(&write.channel),
+            }
+        }
+        match again_in {
+            Some(Some(wait)) if !lock(&self.delayed).put(&write.channel, at + wait) => {
+                (present.occupancy.hurries, present.occupancy.news) = (true, true);
+            }
+            Some(None) => {
+                present.occupancy.hurries = false;
+                lock(&self.delayed).remove(&write.channel);
+            }
+            _ => (),
+        }
+        self.queue(&write.channel, present);
+    }
+
     /// Sets the result of a list change that began after `losses` losses. If the list was lost meanwhile, the
     /// result means nothing.
     fn listed(&self, channel: &Channel, listed: Listed, losses: u64) {
@@ -360,6 +484,15 @@ impl PresenceTable {
 }
 
 impl Batch<'_> {
+    /// Ends the writes of records. `answer` returns, by index in the batch, what became of one.
+    pub(super) fn records_answered(&mut self, mut answer: impl FnMut(usize) -> Answer, at: Duration) {
+        for (index, write) in self.writes.iter_mut().enumerate() {
+            if write.record.is_some() {
+                self.table.record_answered(write, answer(index), at);
+            }
+        }
+    }
+
     /// Ends the writes. `written` returns, by index in the batch, whether the server has carried a write out.
     pub(super) fn answered(mut self, written: impl Fn(usize) -> bool) {
         for (shard_index, write) in std::mem::take(&mut self.writes).iter().enumerate() {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod occupancy;
 mod simulation;
 
 use super::*;
@@ -16,7 +17,7 @@ fn slot_map(servers: u16) -> Arc<SlotMap> {
 }
 
 fn presence(servers: u16) -> PresenceTable {
-    PresenceTable::new(slot_map(servers), usize::from(servers))
+    PresenceTable::new(slot_map(servers), usize::from(servers), None)
 }
 
 fn channel(name: &str) -> Channel {
