@@ -15,6 +15,7 @@ mod key;
 mod methods;
 pub(crate) mod plugins;
 mod route;
+mod revocations;
 mod subscribe;
 mod survey;
 mod upstreams;

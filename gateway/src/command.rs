@@ -15,6 +15,7 @@ mod signals;
 mod tail;
 mod token;
 mod upstream;
+mod user;
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -47,6 +48,7 @@ Examples:
   gateway serve --config gateway.toml     serve until SIGTERM or Ctrl-C
   gateway inspect                         show the plugins of a running gateway
   gateway tail                            show what its plugins decide, as it happens
+  gateway user block ann --for 1d         close the connections of a user and refuse new ones
   gateway redis inspect news:1 --config gateway.toml
                                           show the keys of a channel in Redis
   gateway upstream list                   show the services behind it, and their servers
@@ -99,6 +101,7 @@ enum Command {
     Plugin(plugin::Arguments),
     Inspect(inspect::Arguments),
     Tail(tail::Arguments),
+    User(user::Arguments),
     Redis(redis::Arguments),
     Upstream(upstream::Arguments),
     Pack(pack::Arguments),
@@ -124,6 +127,7 @@ impl Cli {
             Command::Plugin(arguments) => plugin::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Tail(arguments) => tail::run(&arguments),
+            Command::User(arguments) => user::run(&arguments),
             Command::Redis(arguments) => redis::run(&arguments),
             Command::Upstream(arguments) => upstream::run(&arguments),
             Command::Pack(arguments) => pack::run(&arguments),

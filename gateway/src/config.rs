@@ -422,6 +422,8 @@ pub struct Memory {
     pub history_bytes_max: usize,
     /// Maximum number of remembered idempotency keys.
     pub idempotency_keys_max: usize,
+    /// Maximum number of revoked tokens and blocked users.
+    pub revocations_max: usize,
 }
 
 /// The Redis that several gateways share.

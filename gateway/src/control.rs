@@ -1,5 +1,6 @@
 //! [`Control`] offers everything that operators and the server API may do and ask, from any thread.
 
+mod revoking;
 mod subscribing;
 mod survey;
 
@@ -35,6 +36,7 @@ use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::command::{HistoryQuery, Position};
 use crate::protocol::push::{Member, Publication};
 use crate::protocol::tags::Tags;
+use crate::revocation::Revocations;
 use crate::shutdown::Phase;
 use crate::supervisor::{Beat, Supervisor};
 use crate::telemetry::metrics::Metrics;
@@ -90,6 +92,8 @@ pub struct Parts {
     pub upstreams: Arc<Upstreams>,
     /// The explanations.
     pub explain: Arc<Explain>,
+    /// Revoked tokens and blocked users.
+    pub revocations: Arc<Revocations>,
     /// The clock.
     pub clock: Clock,
     /// The phase of the process.

@@ -1,6 +1,7 @@
 //! [`StateFolder`] holds the files that survive a restart. All of them can be rebuilt, except earlier
-//! versions of plugins, and events for upstreams that were not delivered yet.
+//! versions of plugins, events for upstreams that were not delivered yet, and revocations without Redis.
 //!
+//! The file `revocations` holds the revoked tokens and blocked users (`revocation/keep.rs`).
 //! `versions` and `manifests` hold the versions of plugins that were live. `artifacts` holds compiled
 //! plugins, which are machine code: so the folder belongs to this gateway alone, and a file in it that
 //! another user could have written is never used. One gateway at a time holds the folder, by a lock that ends
@@ -73,6 +74,11 @@ impl StateFolder {
             create(&resolved.join(part)).map_err(|error| failed(format!("it cannot be written: {error}")))?;
         }
         Ok(Self { path: resolved, _lock: lock })
+    }
+
+    /// The folder itself: what is not about plugins has a file of its own in it.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Folder of the plugins' manifests: one file for each, which names its versions.

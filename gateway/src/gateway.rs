@@ -26,6 +26,7 @@ use crate::events::Events;
 use crate::explain::Explain;
 use crate::plugin::registry::Registry;
 use crate::resources;
+use crate::revocation::{self, Revocations};
 use crate::shutdown::Phase;
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
@@ -49,6 +50,8 @@ pub struct Gateway {
     phase: watch::Sender<Phase>,
     control: Control,
     parts: Shared,
+    /// What keeps the revocations on disk.
+    keeper: revocation::Keeper,
     /// What keeps the backplane connected.
     network: Option<redis::Runner>,
     runtimes: Runtimes,
@@ -64,6 +67,7 @@ struct Shared {
     upstreams: Arc<Upstreams>,
     events: Events,
     explain: Arc<Explain>,
+    revocations: Arc<Revocations>,
 }
 
 /// The gateway must not serve with the plugins that there are.
@@ -100,6 +104,8 @@ impl Gateway {
             Upstreams::new(&config.upstreams, &spools, client.clone(), &metrics.node, clock, random()?)?;
         let node = format!("{:016x}", identity.node);
         let events = Events::new(&config, &upstreams, &identity.name, &node);
+        let (revocations, keeper) = build::revocations(&config, &folders.state, clock)?;
+        metrics.node.count_revocations(revocations.clone());
         let (phase, phase_seen) = watch::channel(Phase::Starting);
         let (backplane, network) = build::backplane(
             &config,
@@ -109,6 +115,7 @@ impl Gateway {
             clock,
             &metrics,
             phase_seen.clone(),
+            &revocations,
         )?;
         let runtimes = Runtimes::start(&config)?;
         let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
@@ -116,6 +123,7 @@ impl Gateway {
         let explain = Arc::new(Explain::new(config.explain.clone(), clock));
         let control = Control::new(control::Parts {
             explain: explain.clone(),
+            revocations: revocations.clone(),
             config: config.clone(),
             backplane: backplane.clone(),
             events: events.clone(),
@@ -141,7 +149,8 @@ impl Gateway {
             node: node.into(),
             phase,
             control,
-            parts: Shared { backplane, metrics, registry, upstreams, events, explain },
+            parts: Shared { backplane, metrics, registry, upstreams, events, explain, revocations },
+            keeper,
             network,
             runtimes,
             supervisor,
@@ -177,6 +186,7 @@ impl Gateway {
             if config.namespaces.tell_occupancy() {
                 serve::start_ticks(parts.backplane.clone(), clock);
             }
+            tokio::spawn(supervisor.forever("revocations", self.keeper.run()));
             let mut network = self.network.zip(runtimes.backplane.as_ref()).map(|(runner, runtime)| {
                 serve::start_network(runner, runtime, &parts, &control, clock, &supervisor)
             });

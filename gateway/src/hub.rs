@@ -191,6 +191,16 @@ impl Hub {
         }
     }
 
+    /// The handle and the client of an admitted connection.
+    pub fn admitted(&self, number: u64) -> Option<(&Rc<ConnectionHandle>, &SharedClient)> {
+        self.handles.get(&number).map(|admitted| (&admitted.handle, &admitted.client))
+    }
+
+    /// The numbers of all admitted connections.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.handles.keys().copied().collect()
+    }
+
     /// The admitted clients, with the Unix time in milliseconds of their admission.
     pub fn clients(&self) -> impl Iterator<Item = (Arc<Client>, u64)> {
         self.handles.values().map(|admitted| (admitted.client.borrow().clone(), admitted.since))

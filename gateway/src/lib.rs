@@ -50,6 +50,7 @@ pub mod budget;
 
 // Operations.
 pub mod control;
+pub mod revocation;
 pub mod admin;
 pub mod survey;
 pub mod explain;

@@ -300,7 +300,8 @@ impl Upstreams {
     pub fn put(&self, name: &str, origin: Origin, payload: Bytes, now: u64) {
         let Some(upstream) = self.by_name.get(name) else { return };
         let Origin { plugin, connection, user } = origin;
-        let event = Event { id: self.next_id(), kind: Kind::Emitted, plugin, connection, user, at: now, payload };
+        let event =
+            Event { id: self.next_id(), kind: Kind::Emitted, plugin, connection, user, at: now, payload };
         self.accept(upstream, event);
     }
 

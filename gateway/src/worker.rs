@@ -1,6 +1,8 @@
 //! [`run`]: one worker thread, which owns a listener, its connections, their hub and their plugin instances.
 //! Workers share only the backplane and counters.
 
+mod revoked;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -41,6 +43,7 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::{Command, Connect, Position, Request};
 use crate::protocol::reply::Emulation;
+use crate::revocation::Revocations;
 use crate::shutdown::{self, Phase};
 use crate::supervisor::{Panicked, Supervisor, catch};
 use crate::telemetry::metrics::Metrics;
@@ -101,6 +104,8 @@ pub struct Parts {
     pub upstreams: Arc<Upstreams>,
     /// Tells one of them what happens.
     pub events: Events,
+    /// Tokens that do not count any more, and blocked users.
+    pub revocations: Arc<Revocations>,
     /// Counters of all workers.
     pub metrics: Arc<Metrics>,
     /// Limits on connections.
@@ -164,7 +169,8 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     let mut state =
         WorkerState::new(parts.index, parts.config.clone(), hub, parts.backplane, parts.metrics.clone())
             .with_upstreams(parts.upstreams, parts.inbox.clone())
-            .with_events(parts.events);
+            .with_events(parts.events)
+            .with_revocations(parts.revocations);
     state.explain = Picker::new(parts.explain);
     let worker = Rc::new(Worker {
         state: Rc::new(state),
@@ -188,6 +194,7 @@ async fn serve(parts: Parts) -> std::io::Result<()> {
     spawn_local(forever("writes", Box::pin(worker.clone().flush())));
     spawn_local(forever("timers", Box::pin(worker.clone().timers())));
     spawn_local(forever("backlog", Box::pin(worker.clone().bound_backlog())));
+    spawn_local(forever("revocations", Box::pin(worker.clone().close_revoked())));
     spawn_local(forever("beat", Box::pin(worker.clone().beat())));
     let _ = parts.up.send(());
     // Without plugins a worker would have no rules: until then clients wait in the backlog.

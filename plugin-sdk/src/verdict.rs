@@ -238,6 +238,22 @@ impl Connect {
         self
     }
 
+    /// Says which token the client came with: its id, of at most 256 bytes, and the Unix time in seconds at
+    /// which it was issued. The operator can then revoke it before its end.
+    ///
+    /// These are the attributes `token.id` and `token.issued`, which no plugin can change later. A token
+    /// without an id cannot be revoked by it, and one without a time counts as issued before any time.
+    pub fn token(self, id: Option<&str>, issued_at: Option<u64>) -> Self {
+        let with_id = match id {
+            Some(id) => self.attribute("token.id", id),
+            None => self,
+        };
+        match issued_at {
+            Some(seconds) => with_id.attribute("token.issued", seconds.to_string()),
+            None => with_id,
+        }
+    }
+
     fn with_json(
         mut self,
         value: &(impl Serialize + ?Sized),

@@ -4,4 +4,5 @@ mod api;
 mod ask;
 mod events;
 mod occupied;
+mod revocation;
 mod targets;

@@ -17,6 +17,7 @@ use super::explain;
 use super::fields::{Failure, Fields, bad_request};
 use super::methods::{Call, Named};
 use super::plugins::{Plugins, Rollback};
+use super::revocations;
 use super::subscribe;
 use super::survey;
 use super::upstreams;
@@ -107,6 +108,12 @@ pub(super) async fn perform(control: &Control, call: Call, fields: Fields) -> Re
         Call::PluginBreaker => done(api.plugin_breaker(fields)),
         Call::Upstreams => done(upstreams::list(control, fields)),
         Call::UpstreamWeights => done(upstreams::set_weights(control, fields)),
+        Call::RevokeToken => done(revocations::revoke_token(control, fields).await),
+        Call::InvalidateUserTokens => done(revocations::invalidate_user_tokens(control, fields).await),
+        Call::BlockUser => done(revocations::block_user(control, fields).await),
+        Call::UnblockUser => done(revocations::unblock_user(control, fields).await),
+        Call::Revocations => done(revocations::list(control, fields)),
+        Call::LiftRevocation => done(revocations::lift(control, fields).await),
     }
 }
 

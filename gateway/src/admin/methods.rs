@@ -46,15 +46,17 @@ methods! {
     ExplainStart = "explain_start",
     Upstreams = "upstreams",
     UpstreamWeights = "upstream_weights",
+    RevokeToken = "revoke_token",
+    InvalidateUserTokens = "invalidate_user_tokens",
+    BlockUser = "block_user",
+    UnblockUser = "unblock_user",
+    Revocations = "revocations",
+    LiftRevocation = "lift_revocation",
 }
 
 /// Methods of Centrifugo that the gateway does not have, and why.
-const ABSENT: [(&[&str], &str); 6] = [
+const ABSENT: [(&[&str], &str); 5] = [
     (&["rpc"], "plugins answer the calls of clients, and have no hook for a call without a client"),
-    (
-        &["block_user", "unblock_user", "revoke_token", "invalidate_user_tokens"],
-        "the gateway keeps no list of users and tokens to refuse",
-    ),
     (
         &["update_user_status", "get_user_status", "delete_user_status"],
         "the gateway keeps no status of users: `connections` and `presence` say who is connected",
@@ -136,6 +138,7 @@ impl Call {
                 | Self::Plugins
                 | Self::Explain
                 | Self::Upstreams
+                | Self::Revocations
         )
     }
 }

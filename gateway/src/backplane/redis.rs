@@ -15,6 +15,7 @@ mod subscriptions;
 mod presence;
 mod clients;
 mod limits;
+mod exchange;
 mod survey;
 mod membership;
 mod incoming;
@@ -64,6 +65,7 @@ use crate::protocol::command::Position;
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::{Member, Publication, Push, PushKind};
 use crate::protocol::tags::tags_bytes;
+use crate::revocation::Revocations;
 use crate::shutdown::Phase;
 use crate::survey::Question;
 use crate::telemetry::backplane::BackplaneMetrics;
@@ -91,6 +93,8 @@ pub struct Parts {
     pub name: Box<str>,
     /// The phase of the process.
     pub phase: watch::Receiver<Phase>,
+    /// Tokens that do not count any more, and blocked users.
+    pub revocations: Arc<Revocations>,
     /// Two random numbers: they make this process, and the streams it begins, unique.
     pub random: [u64; 2],
 }
@@ -98,8 +102,18 @@ pub struct Parts {
 impl Redis {
     /// Creates the two halves of the backplane. Nothing connects before [`Runner::run`].
     pub fn new(redis: &config::Redis, parts: Parts) -> (Self, Runner) {
-        let Parts { config, inboxes, ids, clock, metrics, teller, name, phase, random: [node, epochs] } =
-            parts;
+        let Parts {
+            config,
+            inboxes,
+            ids,
+            clock,
+            metrics,
+            teller,
+            name,
+            phase,
+            revocations,
+            random: [node, epochs],
+        } = parts;
         let (components, queues) = Components::new(Context {
             keys: Keys::new(&redis.prefix),
             config: redis.clone(),
@@ -110,6 +124,7 @@ impl Redis {
             node,
             name,
             phase,
+            revocations,
             metrics,
             teller,
             epochs: AtomicU64::new(epochs),
@@ -412,7 +427,8 @@ impl Backplane for Redis {
             let unfit = shard.unfit.lock().unwrap_or_else(PoisonError::into_inner);
             unfit.iter().map(|(_, why)| why.as_str().into()).collect::<Vec<_>>()
         };
-        self.components.topology.shards.iter().flat_map(of).collect()
+        let settings = self.components.topology.shards.iter().flat_map(of);
+        settings.chain(exchange::warning(&self.components.context).map(Into::into)).collect()
     }
 }
 

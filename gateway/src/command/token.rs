@@ -91,7 +91,7 @@ fn channel(text: &str) -> Result<String, String> {
         .map_err(|invalid| format!("the channel {invalid}"))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     units::duration(text).filter(|duration| duration.as_secs() > 0).ok_or_else(|| {
         "expected a whole number and a unit, at least a second: \"90s\", \"10m\", \"1h\", \"30d\"".to_owned()
     })

@@ -472,6 +472,7 @@ fn memory(document: &Document<'_>) -> Memory {
         outbound_bytes_max: section.size("outbound_bytes_max", MIB..=1024 * GIB),
         history_bytes_max: section.size("history_bytes_max", MIB..=64 * GIB),
         idempotency_keys_max: section.count("idempotency_keys_max", 1..=10_000_000),
+        revocations_max: section.count("revocations_max", 1..=1_000_000),
     };
     section.finish();
     memory

@@ -159,6 +159,7 @@ fn every_key_reaches_its_own_field() {
         outbound_bytes_max = "45MiB"
         history_bytes_max = "30MiB"
         idempotency_keys_max = 43
+        revocations_max = 44
         [plugins]
         folder = "/srv/rules"
         state_folder = "/srv/state"
@@ -332,6 +333,7 @@ fn every_key_reaches_its_own_field() {
             outbound_bytes_max: 45 << 20,
             history_bytes_max: 30 << 20,
             idempotency_keys_max: 43,
+            revocations_max: 44,
         },
         redis: None,
         plugins: Plugins {

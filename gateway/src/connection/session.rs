@@ -81,6 +81,8 @@ pub struct Session {
     publisher: Option<Box<Publisher>>,
     /// Bytes of recovered publications in the connect reply.
     recovered: Cell<usize>,
+    /// The generation of the revocations for which the client was last checked.
+    checked: u64,
 }
 
 impl Session {
@@ -118,6 +120,7 @@ impl Session {
             chosen: Chosen::default(),
             publisher: None,
             recovered: Cell::new(0),
+            checked: 0,
         }
     }
 
@@ -157,8 +160,14 @@ impl Session {
         self.carry_out(turn, Commands::of(self.handle.format.encoding, inbound));
     }
 
-    /// Runs a command, or holds it while a pending request has to come first.
+    /// Runs a command, or holds it while a pending request has to come first. The first one after a change of
+    /// the revocations closes the connection if the client may not stay.
     fn take_command(&mut self, now: Now, command: Command) {
+        if self.worker.revocations.generation() != self.checked
+            && let Some(close) = self.close_if_revoked(now)
+        {
+            return self.event(now, close);
+        }
         let ready = match &mut self.pending {
             Some(pending) => pending.hold(command),
             None => Some(command),

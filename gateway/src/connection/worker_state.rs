@@ -34,6 +34,7 @@ use crate::protocol::framing::{Compressed, FrameMaker};
 use crate::protocol::json::{self, NotJson};
 use crate::protocol::push::{Member, Push, payload_bytes};
 use crate::protocol::tags::{Tags, tags_bytes};
+use crate::revocation::{Revocations, Token};
 use crate::telemetry::metrics::{Metrics, WorkerMetrics};
 use crate::upstream::{AskError, AskRequest, Origin, Upstreams};
 
@@ -60,6 +61,8 @@ pub struct WorkerState {
     pub events: Events,
     /// Number of events of this worker's connections so far.
     told: Cell<u64>,
+    /// Tokens that do not count any more, and blocked users.
+    pub revocations: Arc<Revocations>,
     /// Counters of all workers; `worker` is the index of this one's.
     pub metrics: Arc<Metrics>,
     /// Selects the messages that are traced.
@@ -135,6 +138,11 @@ pub fn charge(
 #[cfg(test)]
 pub(super) type Recorded = (u32, AskRequest, Box<dyn FnOnce(Result<Bytes, AskError>) -> Response>);
 
+/// The token that a client came with, by its attributes.
+pub(super) fn token(client: &Client) -> Token<'_> {
+    Token::of(|name| client.attributes.get(name).map(|value| &**value))
+}
+
 /// The source of a publication.
 pub(super) struct By<'a> {
     /// The client's entry as a member, if a client publishes.
@@ -174,6 +182,7 @@ impl WorkerState {
             recorded: None,
             events: Events::off(),
             told: Cell::new(0),
+            revocations: Arc::new(Revocations::new(0, false)),
             metrics,
             unflushed,
             frames,
@@ -225,6 +234,29 @@ impl WorkerState {
     /// Number of events that connections have caused.
     pub(super) fn told_count(&self) -> u64 {
         self.told.get()
+    }
+
+    /// With the list of the gateway instead of an empty one.
+    pub fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
+        Self { revocations, ..self }
+    }
+
+    /// Closes those of some connections that may not stay, at this Unix time in milliseconds.
+    pub fn close_revoked(&self, now: u64, connections: &[u64]) {
+        let hub = self.hub.borrow();
+        for (handle, client) in connections.iter().filter_map(|number| hub.admitted(*number)) {
+            let client = client.borrow();
+            if !handle.outbound.is_closed()
+                && let Some(revoked) = self.revocations.check(now, &client.user, token(&client))
+            {
+                handle.signal(Signal::Close(revoked.close(), Why::Api));
+            }
+        }
+    }
+
+    /// The numbers of the admitted connections.
+    pub fn admitted(&self) -> Vec<u64> {
+        self.hub.borrow().numbers()
     }
 
     /// This worker's counters.

@@ -21,6 +21,7 @@ use crate::disk::StateFolder;
 use crate::egress;
 use crate::plugin::chain::Chain;
 use crate::plugin::registry::{Archive, Registry, Workers};
+use crate::revocation::{Keeper, Revocations};
 use crate::shutdown::Phase;
 use crate::telemetry::metrics::{Metrics, TlsListener};
 use crate::transport::tls::Tls;
@@ -141,6 +142,18 @@ pub(super) fn inboxes(config: &Config) -> Arc<[Arc<Inbox>]> {
     (0..config.listen.workers).map(inbox).map(Arc::new).collect()
 }
 
+/// The revocations that the state folder remembers, and what keeps them there.
+pub(super) fn revocations(
+    config: &Config,
+    state: &StateFolder,
+    clock: Clock,
+) -> anyhow::Result<(Arc<Revocations>, Keeper)> {
+    let shared = config.redis.is_some();
+    let revocations = Arc::new(Revocations::new(config.memory.revocations_max, shared));
+    let keeper = Keeper::open(revocations.clone(), state.path().to_owned(), clock)?;
+    Ok((revocations, keeper))
+}
+
 /// The backplane that the configuration asks for, and what keeps it connected. The observer is told of
 /// channels that become occupied or vacated.
 pub(super) fn backplane(
@@ -151,6 +164,7 @@ pub(super) fn backplane(
     clock: Clock,
     metrics: &Metrics,
     phase: watch::Receiver<Phase>,
+    revocations: &Arc<Revocations>,
 ) -> anyhow::Result<(Arc<dyn Backplane>, Option<redis::Runner>)> {
     let teller = Teller::new(config, observer, || metrics.node.occupancy());
     let Some(redis) = &config.redis else {
@@ -168,6 +182,7 @@ pub(super) fn backplane(
             teller,
             name: identity.name.clone(),
             phase,
+            revocations: revocations.clone(),
             random: [identity.node, random()?],
         },
     );

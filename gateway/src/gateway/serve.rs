@@ -62,6 +62,7 @@ impl Gateway {
                 backplane: self.parts.backplane.clone(),
                 upstreams: self.parts.upstreams.clone(),
                 events: self.parts.events.clone(),
+                revocations: self.parts.revocations.clone(),
                 metrics: self.parts.metrics.clone(),
                 admission: admission.clone(),
                 tls: self.encryption.clients.clone(),
@@ -144,6 +145,8 @@ pub(super) fn start_network(
     let registry = parts.registry.clone();
     let reconciler = runner.reconciler().run(move || registry.states());
     runtime.spawn(supervisor.forever("backplane: rate limits", reconciler));
+    let exchanging = runner.revocations().run();
+    runtime.spawn(supervisor.forever("backplane: revocations", exchanging));
     if let Some(answerer) = runner.answerer() {
         let control = control.clone();
         let answering = answerer.run(move |question| {

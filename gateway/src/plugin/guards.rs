@@ -1,8 +1,10 @@
-//! [`Guards`] protects attributes in which a plugin keeps permissions: only that plugin may set them.
+//! [`Guards`] protects attributes in which a plugin keeps permissions: only that plugin may set them. Those
+//! that say which token a client has are set by the plugin that admits it, and never later.
 
 use super::failure::FailurePolicy;
 use super::link::Link;
 use super::verdict::{ConnectVerdict, Effect};
+use crate::revocation;
 
 /// The attributes named by `permit` of the plugins of a chain, each with the indices of these plugins.
 #[derive(Debug, Default)]
@@ -30,7 +32,7 @@ impl Guards {
 
     /// Removes attributes that a plugin must not set, from the effects of its call.
     pub(super) fn effects(&self, link: &Link, index: usize, effects: &mut Vec<Effect>, before: usize) {
-        if self.0.is_empty() || effects.len() == before {
+        if effects.len() == before {
             return;
         }
         let (mut at, mut refused) = (0, None);
@@ -38,7 +40,9 @@ impl Guards {
         effects.retain(|effect| {
             at += 1;
             match effect {
-                Effect::SetAttribute { name, .. } if at > before && !self.permit(index, name) => {
+                Effect::SetAttribute { name, .. }
+                    if at > before && (revocation::is_reserved(name) || !self.permit(index, name)) =>
+                {
                     refused = Some(name.clone());
                     false
                 }
@@ -61,13 +65,14 @@ impl Guards {
     ) -> Result<ConnectVerdict, FailurePolicy> {
         self.effects(link, index, effects, before);
         let mut verdict = verdict;
-        if !self.0.is_empty()
-            && let Ok(ConnectVerdict::Accept(identity)) = &mut verdict
-        {
+        if let Ok(ConnectVerdict::Accept(identity)) = &mut verdict {
             let length = identity.attributes.len();
             let mut refused = None;
-            identity.attributes.retain(|(name, _)| {
-                let permitted = self.permit(index, name);
+            identity.attributes.retain(|(name, value)| {
+                let permitted = match revocation::is_reserved(name) {
+                    true => revocation::is_valid(name, value),
+                    false => self.permit(index, name),
+                };
                 if !permitted {
                     refused = Some(name.clone());
                 }

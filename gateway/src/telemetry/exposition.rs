@@ -27,6 +27,7 @@ use crate::plugin::breaker::Position;
 use crate::plugin::event::{Hook, Kind};
 use crate::plugin::failure::Cause;
 use crate::plugin::registry::{PluginState, PluginStatus, plugin_name};
+use crate::revocation::{Revocations, Revoked};
 use crate::seldom;
 
 /// Media type of the text.
@@ -81,6 +82,9 @@ impl Collector for Node {
         certificates(&mut writer, &self.metrics)?;
         upstreams(&mut writer, &self.metrics.node.upstreams())?;
         targets::write(&mut writer, &self.metrics.node.upstreams())?;
+        if let Some(list) = self.metrics.node.revocations.get() {
+            revocations(&mut writer, list)?;
+        }
         if let Some(metrics) = self.metrics.node.backplane.get() {
             backplane(&mut writer, metrics)?;
         }
@@ -346,6 +350,14 @@ fn expiry(
     (listener, certificate.index.to_string(), certificate.name.clone(), until.saturating_sub(now))
 }
 
+fn revocations(writer: &mut Writer<'_, '_>, list: &Revocations) -> fmt::Result {
+    let count = list.count(Clock::start().now().unix) as u64;
+    writer.gauge("revocations", "Revoked tokens and blocked users in force", None, count)?;
+    let refusals = Revoked::ALL.map(|of| ([("kind", of.as_str())], list.refusals(of)));
+    let help = "Clients that were refused or closed because of a revocation, by kind";
+    writer.family("revocation_refusals", help, refusals)
+}
+
 /// Only with Redis.
 fn backplane(writer: &mut Writer<'_, '_>, backplane: &BackplaneMetrics) -> fmt::Result {
     let troubles = Trouble::ALL.map(|one| ([("cause", one.as_str())], u64::from(backplane.is_in(one))));
@@ -389,7 +401,8 @@ fn occupancy(writer: &mut Writer<'_, '_>, occupancy: &OccupancyMetrics) -> fmt::
     let told = [("occupied", occupancy.occupied.get()), ("vacated", occupancy.vacated.get())];
     let help = "Channels that this gateway has told to be occupied or vacated, by event";
     writer.family("occupancy", help, told.map(|(event, count)| ([("event", event)], count)))?;
-    let help = "Channels with subscribers at this gateway of which a backend is told whether they are occupied";
+    let help =
+        "Channels with subscribers at this gateway of which a backend is told whether they are occupied";
     writer.gauge("occupied_channels", help, None, occupancy.channels())
 }
 

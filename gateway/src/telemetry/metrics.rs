@@ -20,6 +20,7 @@ use crate::plugin::event::Kind;
 use crate::plugin::registry::Applied;
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::framing::Compressed;
+use crate::revocation::Revocations;
 use crate::seldom::seldom;
 use crate::supervisor::Beat;
 
@@ -561,6 +562,8 @@ pub struct NodeMetrics {
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
     pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
     pub(super) occupancy: OnceLock<Arc<OccupancyMetrics>>,
+    /// Counts by itself.
+    pub(super) revocations: OnceLock<Arc<Revocations>>,
     /// Whether the backplane's thread is responsive, if there is one.
     pub backplane_beat: Beat,
 }
@@ -598,6 +601,11 @@ impl NodeMetrics {
             _ => Unpublished::Other,
         };
         self.publications_refused[reason as usize].inc();
+    }
+
+    /// Shows the revocations of the gateway. Only the first call has an effect.
+    pub fn count_revocations(&self, revocations: Arc<Revocations>) {
+        let _ = self.revocations.set(revocations);
     }
 
     /// Creates the counters of an upstream in the configuration, which has this many targets. `kinds` are the

@@ -9,6 +9,9 @@ use crate::{Rejected, json};
 /// would make a token that never expires.
 const SECONDS_MAX: u64 = 253_402_300_799;
 
+/// Longest `jti` in bytes: one that the gateway cannot compare could not be revoked.
+const TOKEN_ID_BYTES_MAX: usize = 256;
+
 /// What a verified token says. A claim that is read must have its type: `null` is not a way to leave it out.
 #[derive(Debug)]
 pub(crate) struct Claims(Map<String, Value>);
@@ -40,6 +43,16 @@ impl Claims {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(wrong(name)),
+        }
+    }
+
+    /// The id of the token, by which it can be revoked.
+    pub(crate) fn token_id(&self) -> Result<Option<&str>, Rejected> {
+        match self.text("jti")? {
+            Some(id) if id.len() > TOKEN_ID_BYTES_MAX => {
+                Err(Rejected::Invalid(format!("claim `jti` is longer than {TOKEN_ID_BYTES_MAX} bytes")))
+            }
+            id => Ok(id),
         }
     }
 

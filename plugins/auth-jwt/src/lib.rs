@@ -200,7 +200,8 @@ impl AuthJwt {
         let (claims, token_ends) = self.read(Purpose::Connection, token, moment)?;
         let expires = self.rules.check_expire_at(&claims, now)?.unwrap_or(token_ends);
         self.token_channels.check_connection(&claims)?;
-        let (user, mut connect) = self.profile.identify(&claims)?;
+        let (user, connect) = self.profile.identify(&claims)?;
+        let mut connect = connect.token(claims.token_id()?, claims.seconds("iat")?);
         if let Some(permissions) = &self.permissions {
             connect = permissions.grant(&claims, &user, connect)?;
         }

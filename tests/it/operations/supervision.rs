@@ -29,6 +29,7 @@ use gateway::plugin::interests::{DeliverInterest, Hooks, Interests, Pattern};
 use gateway::plugin::load::{About, Factory, LoadError};
 use gateway::plugin::verdict::{ConnectVerdict, DeliverVerdict, Effect, Verdict};
 use gateway::plugin::{Chain, Link, Plugin};
+use gateway::revocation::Revocations;
 use gateway::shutdown::Phase;
 use gateway::supervisor::{PartEnded, Supervisor};
 use gateway::telemetry::metrics::Metrics;
@@ -150,6 +151,7 @@ impl Worker {
             backplane: backplane.clone(),
             upstreams: Upstreams::noop(),
             events: Events::off(),
+            revocations: Arc::new(Revocations::new(0, false)),
             metrics: metrics.clone(),
             admission: Arc::new(Admission::new(&config, clock)),
             node: "".into(),

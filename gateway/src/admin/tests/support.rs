@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::egress::Client;
+use crate::revocation::Revocations;
 use crate::upstream::Upstreams;
 
 pub(super) const CONFIG: &str = r#"
@@ -49,6 +50,7 @@ impl Admin {
             metrics,
             registry: registry.clone(),
             explain: Arc::new(Explain::new(config.explain.clone(), Clock::start())),
+            revocations: Arc::new(Revocations::new(3, false)),
             clock: Clock::start(),
             phase: seen,
             inboxes: Arc::new([]),

@@ -52,6 +52,7 @@ impl Node {
             outbound_bytes_max: 1 << 20,
             history_bytes_max,
             idempotency_keys_max: 2,
+            revocations_max: 1,
         };
         Self { memory: Memory::new(inboxes.clone(), ids, &limits, 1), inboxes, ids }
     }

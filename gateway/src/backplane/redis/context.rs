@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connection_id::ConnectionIds;
 use crate::mix::mix;
+use crate::revocation::Revocations;
 use crate::shutdown::Phase;
 use crate::telemetry::backplane::BackplaneMetrics;
 
@@ -31,6 +32,8 @@ pub(crate) struct Context {
     /// Name of this gateway for people.
     pub(crate) name: Box<str>,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Tokens that do not count any more, and blocked users.
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) metrics: Arc<BackplaneMetrics>,
     /// Tells of channels that become occupied or vacated; `None` if nobody is told.
     pub(crate) teller: Option<Arc<Teller>>,

@@ -115,6 +115,7 @@ impl Incoming {
             (Some(Message::Look { node }), None) if for_nodes => {
                 if node != self.context.node {
                     self.nodes.look();
+                    self.context.revocations.look();
                 }
             }
             (Some(Message::Unknown), _) => self.context.metrics.unknown(),

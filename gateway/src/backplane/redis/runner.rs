@@ -14,6 +14,7 @@ use crate::backplane::redis::components::Components;
 use crate::backplane::redis::connection::fitness;
 use crate::backplane::redis::connection::server_connection::{Destination, ServerConnection, WATCH};
 use crate::backplane::redis::connection::status::Cause;
+use crate::backplane::redis::exchange::Exchange;
 use crate::backplane::redis::incoming::{ConnectionListener, Incoming};
 use crate::backplane::redis::limits::Reconciler;
 use crate::backplane::redis::membership::meeting;
@@ -60,21 +61,28 @@ impl Runner {
         Reconciler::new(self.components.context.clone(), self.components.topology.clone())
     }
 
+    /// Creates the task that exchanges revocations with other gateways.
+    pub fn revocations(&self) -> Exchange {
+        Exchange::new(self.components.context.clone(), self.components.topology.clone())
+    }
+
     /// Creates the task that answers other gateways. Works only once.
     pub fn answerer(&self) -> Option<Answerer> {
         let Components { context, requests, surveys, .. } = &self.components;
         surveys.answerer(context.clone(), requests.clone())
     }
 
-    /// Ends when every server has been connected to.
+    /// Ends when every server has been connected to, and the revocations of the others are known.
     pub fn connected(&self) -> impl Future<Output = ()> + Send + use<> {
         let topology = self.components.topology.clone();
+        let context = self.components.context.clone();
         async move {
             let _ = topology.mapped.subscribe().wait_for(|mapped| *mapped).await;
             for shard in &topology.shards {
                 let mut connections = shard.connection.subscribe();
                 let _ = connections.wait_for(|known| known.is_some() || !shard.is_away()).await;
             }
+            context.revocations.synced().await;
         }
     }
 

@@ -17,6 +17,8 @@ use crate::backplane::{Idempotency, Most, PublishConditions, Repeat, Response, R
 use crate::protocol::command::HistoryQuery;
 use crate::supervisor::Supervisor;
 
+mod revocations;
+
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEPT: Retention = Retention { size: 5, ttl: Duration::from_secs(60), replicas: 0 };
 
@@ -467,6 +469,7 @@ async fn without_redis_every_question_is_answered_in_time() {
         teller: None,
         name: "test".into(),
         phase: tokio::sync::watch::channel(crate::shutdown::Phase::Running).1,
+        revocations: Arc::new(crate::revocation::Revocations::new(10, true)),
         random: [1, 2],
     };
     let metrics = parts.metrics.clone();

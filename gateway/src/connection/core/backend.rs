@@ -15,6 +15,7 @@ use crate::plugin::verdict::{Admission, Expiry, Identity, Refusal};
 use crate::protocol::channel::{Channel, Target};
 use crate::protocol::code::{Close, ReplyError};
 use crate::protocol::reply::Reply;
+use crate::revocation::TOKEN_ISSUED;
 use crate::telemetry::metrics::CloseCause;
 
 /// Most subscriptions about which an upstream is asked in one tick.
@@ -132,7 +133,10 @@ impl Core {
                         (channel, (!is_plain).then(|| Arc::new(options(subscribed))))
                     })
                     .collect();
-                let identity = Identity { user, expires_at, info, data, ..Identity::default() };
+                // The upstream has looked at the client now: `invalidate_user_tokens` means what came before.
+                let issued = (now.unix / 1000).to_string().into();
+                let attributes = vec![(TOKEN_ISSUED.into(), issued)];
+                let identity = Identity { user, expires_at, info, data, attributes, ..Identity::default() };
                 self.admit(now, id, Box::new(identity), channels, effects);
             }
             (Some(Answer::Error(error)), _) if self.encoding.has_replies() => {

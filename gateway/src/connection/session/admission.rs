@@ -7,18 +7,21 @@ use bytes::Bytes;
 
 use super::Session;
 use super::attributes::set_attribute;
-use crate::backplane::ReplyTo;
+use crate::backplane::{ReplyTo, Why};
 use crate::clock::Now;
 use crate::connection::event::Event;
 use crate::connection::turn::Turn;
+use crate::connection::worker_state::token;
 use crate::explain::Picked;
+use crate::hub::signal::Signal;
 use crate::plugin::async_pool::{AsyncVerdict, PendingVerdict};
 use crate::plugin::chain::{Authenticated, Authentication};
 use crate::plugin::event::ConnectEvent;
-use crate::plugin::verdict::Identity;
+use crate::plugin::verdict::{Admission, Identity};
 use crate::protocol::channel::Channel;
 use crate::protocol::code::ReplyError;
 use crate::protocol::push::Member;
+use crate::revocation::{Revoked, TOKEN_ID, TOKEN_ISSUED, Token};
 
 /// A client whose chain has stopped at a plugin on the asynchronous pool.
 pub(super) struct Waiting {
@@ -90,6 +93,7 @@ impl Session {
         match authenticated {
             Authenticated::Done(admission) => {
                 let Waiting { mut authentication, id, refresh, credential, picked, .. } = *waiting;
+                let mut admission = admission;
                 let asked = self.undecided(refresh, &admission, authentication.event());
                 self.plugin_effects.append(&mut authentication.effects);
                 if let Some(mut trace) = authentication.explanation(&admission) {
@@ -102,6 +106,11 @@ impl Session {
                         self.explain(trace, reply);
                     }
                 }
+                if let Admission::Accepted(identity) = &mut admission
+                    && let Some(revoked) = self.check_identity(now, identity, refresh)
+                {
+                    return Some(closes(revoked));
+                }
                 Some(Event::Authenticated { id, refresh, admission, credential })
             }
             Authenticated::Waits(question) => {
@@ -110,6 +119,42 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// Whether the client may come, or stay, with a new identity.
+    fn check_identity(&mut self, now: Now, identity: &mut Identity, refresh: bool) -> Option<Revoked> {
+        if refresh {
+            // The token before counts no more, also if the new one does not say which it is.
+            for name in [TOKEN_ID, TOKEN_ISSUED] {
+                if !identity.attributes.iter().any(|(known, _)| **known == *name) {
+                    identity.attributes.push((name.into(), Box::default()));
+                }
+            }
+        }
+        let revocations = &self.worker.revocations;
+        self.checked = revocations.generation();
+        let named = |name: &str| {
+            let found = identity.attributes.iter().rev().find(|(known, _)| **known == *name);
+            found.map(|(_, value)| &**value)
+        };
+        revocations.check(now.unix, &identity.user, Token::of(named))
+    }
+
+    /// Checks a user whom an upstream has just admitted.
+    pub(super) fn close_if_blocked(&mut self, now: Now, user: &str) -> Option<Event> {
+        self.checked = self.worker.revocations.generation();
+        let token = Token { id: "", issued: now.unix / 1000 };
+        self.worker.revocations.check(now.unix, user, token).map(closes)
+    }
+
+    /// Checks an admitted client after a change of the revocations. Returns the end of the connection if it
+    /// may not stay.
+    pub(super) fn close_if_revoked(&mut self, now: Now) -> Option<Event> {
+        // A change that comes after this is not missed, but checked once more.
+        self.checked = self.worker.revocations.generation();
+        self.admitted?;
+        let client = self.client.borrow();
+        self.worker.revocations.check(now.unix, &client.user, token(&client)).map(closes)
     }
 
     /// The pending verdict to wait for, once for each plugin. Its output goes to [`Session::answered`]; after
@@ -140,6 +185,11 @@ impl Session {
             let _ = self.listen(channel, self.direct(), ReplyTo::Nobody);
         }
     }
+}
+
+/// The event that ends the connection of such a client.
+fn closes(revoked: Revoked) -> Event {
+    Event::Signal(Signal::Close(revoked.close(), Why::Api))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Session;
+use crate::revocation::is_reserved;
 
 /// Most bytes of attributes, names and values, on one connection.
 const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
@@ -37,7 +38,8 @@ impl Session {
     }
 }
 
-/// Sets an attribute; an empty value removes it. False if it does not fit.
+/// Sets an attribute; an empty value removes it. False if it does not fit. Those about the token always fit:
+/// they are small, and what plugins keep must not hide which token the client has.
 pub(super) fn set_attribute(
     attributes: &mut BTreeMap<Box<str>, Box<str>>,
     name: Box<str>,
@@ -49,7 +51,7 @@ pub(super) fn set_attribute(
     }
     let others = attributes.iter().filter(|(other, _)| **other != name);
     let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
-    let fits = bytes + name.len() + value.len() <= ATTRIBUTES_BYTES_MAX;
+    let fits = is_reserved(&name) || bytes + name.len() + value.len() <= ATTRIBUTES_BYTES_MAX;
     if fits {
         attributes.insert(name, value);
     }

@@ -9,6 +9,7 @@ use super::Session;
 use super::pending::Pending;
 use crate::ask::{self, Answer, Limits, Question};
 use crate::backplane::{ReplyTo, Response};
+use crate::clock::Now;
 use crate::connection::effect::About;
 use crate::connection::event::Event;
 use crate::plugin::event::{Client, ConnectEvent};
@@ -128,9 +129,14 @@ impl Session {
         }
     }
 
-    /// The event for an answer.
-    pub(super) fn upstream_answered(&mut self, about: About, answer: Option<Box<Answer>>) -> Event {
+    /// The event for an answer. An upstream knows nothing of blocked users.
+    pub(super) fn upstream_answered(&mut self, now: Now, about: About, answer: Option<Box<Answer>>) -> Event {
         let mut answer = answer.map(|answer| *answer);
+        if let Some(Answer::Connected(connected)) = &answer
+            && let Some(close) = self.close_if_blocked(now, &connected.user)
+        {
+            return close;
+        }
         let meta = match &mut answer {
             Some(Answer::Connected(connected)) => std::mem::take(&mut connected.meta),
             Some(Answer::Refreshed(refreshed)) => std::mem::take(&mut refreshed.meta),

@@ -377,7 +377,7 @@ impl Session {
                 self.history_read(now, id, &channel, query, page)
             }
             (Pending::Upstream(about), Response::Upstream(answer)) => {
-                Some(self.upstream_answered(about, answer))
+                Some(self.upstream_answered(now, about, answer))
             }
             (Pending::Upstream(about), _) => Some(Event::Answers { about, answer: None }),
             (Pending::Presence { id } | Pending::History { id, .. }, _) => {

@@ -14,6 +14,7 @@ use crate::plugin::failure_log::Scene;
 use crate::plugin::link::Link;
 use crate::plugin::trace::{HookResult, Observer as _, Trace};
 use crate::plugin::verdict::{Admission, ConnectVerdict, Effect, Identity};
+use crate::revocation::is_reserved;
 
 /// How often the chain restarts because it was replaced meanwhile. After that the client has to come back.
 const BEGINNINGS_MAX: u32 = 3;
@@ -124,7 +125,10 @@ impl Authentication {
                 self.doubtful = true;
                 None
             }
-            Ok(ConnectVerdict::Accept(identity)) => {
+            Ok(ConnectVerdict::Accept(mut identity)) => {
+                if let Some(before) = &self.accepted {
+                    keep_token(&before.attributes, &mut identity.attributes);
+                }
                 self.seen = Arc::new(self.event.with_identity(&identity));
                 self.accepted = Some(identity);
                 None
@@ -132,6 +136,16 @@ impl Authentication {
             Ok(ConnectVerdict::Refuse(refusal)) => Some(Admission::Refused(refusal)),
             Err(FailurePolicy::Closed) => Some(Admission::Failed),
         }
+    }
+}
+
+/// The first plugin that says which token a client has is the one that verified it: a later one may change
+/// who the client is, but not that.
+fn keep_token(before: &[(Box<str>, Box<str>)], attributes: &mut Vec<(Box<str>, Box<str>)>) {
+    let is_of_token = |(name, _): &&(Box<str>, Box<str>)| is_reserved(name);
+    if before.iter().any(|attribute| is_of_token(&attribute)) {
+        attributes.retain(|(name, _)| !is_reserved(name));
+        attributes.extend(before.iter().filter(is_of_token).cloned());
     }
 }
 

@@ -48,6 +48,21 @@ fn the_settings_say_which_claims_make_the_identity() {
 }
 
 #[test]
+fn the_gateway_learns_which_token_it_is() {
+    let token_of = |more: serde_json::Value| {
+        let mut claims = json!({"sub": "42", "exp": NOW + 60});
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        token(&claims)
+    };
+    let expected = Connect::accept("42").token(Some("t1"), Some(NOW - 1)).expires_at(NOW + 60);
+    assert_eq!(kit().connect(&token_of(json!({"jti": "t1", "iat": NOW - 1}))).verdict, expected);
+    for claims in [json!({"jti": 7}), json!({"jti": "x".repeat(257)}), json!({"iat": "today"})] {
+        let refused = Connect::refuse(3500, "invalid token");
+        assert_eq!(kit().connect(&token_of(claims.clone())).verdict, refused, "{claims}");
+    }
+}
+
+#[test]
 fn a_new_token_takes_back_the_attributes_that_it_lacks() {
     let mut kit = kit_with(json!({"secret": SECRET, "attributes": {"plan": "plan"}}));
     let paid = token(&json!({"sub": "42", "exp": NOW + 60, "plan": "paid"}));

@@ -35,7 +35,9 @@ struct Scene {
 
 impl Scene {
     fn new(settings: &str) -> Self {
-        let text = format!("{TOLD}\n{settings}\n[namespaces.room]\nevents = ['occupied', 'vacated']\n[namespaces.other]");
+        let text = format!(
+            "{TOLD}\n{settings}\n[namespaces.room]\nevents = ['occupied', 'vacated']\n[namespaces.other]"
+        );
         let config = Arc::new(Config::parse(&text, "test").unwrap());
         let (told, metrics) = (Arc::new(Told::default()), Arc::new(OccupancyMetrics::default()));
         let teller = Teller::new(&config, told.clone(), || metrics.clone());

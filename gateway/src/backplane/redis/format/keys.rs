@@ -115,6 +115,16 @@ impl Keys {
         format!("{}:servers:{{{}}}", self.prefix, Self::SHARED)
     }
 
+    /// The hash with the revocations.
+    pub(crate) fn revoked(&self) -> String {
+        format!("{}:revoked:{{{}}}", self.prefix, Self::SHARED)
+    }
+
+    /// Their ids in the order of their last changes.
+    pub(crate) fn revoked_order(&self) -> String {
+        format!("{}:revoked-order:{{{}}}", self.prefix, Self::SHARED)
+    }
+
     /// The members in a channel at one node.
     pub(crate) fn presence(&self, channel: &Channel, node: &str) -> String {
         format!("{}:{node}", self.of_channel("presence", channel))

@@ -32,6 +32,7 @@ use crate::plugin::{Chain, Link, Plugin};
 use crate::protocol::code::Close;
 use crate::protocol::codec::Inbound;
 use crate::protocol::{Encoding, Framing, WireFormat};
+use crate::revocation::{Revocations, Subject};
 use crate::telemetry::metrics::Metrics;
 
 /// A plugin on the asynchronous pool, and the users and tokens of its calls.
@@ -107,7 +108,8 @@ impl World {
         let ids = ConnectionIds::new(7);
         let inbox = Arc::new(Inbox::new(1000));
         let backplane = Arc::new(Memory::new([inbox.clone()].into(), ids, &config.memory, 7));
-        let worker = Rc::new(WorkerState::new(0, config, Hub::new(ids), backplane, Metrics::new(1)));
+        let worker = WorkerState::new(0, config, Hub::new(ids), backplane, Metrics::new(1));
+        let worker = Rc::new(worker.with_revocations(Arc::new(Revocations::new(10, false))));
         let session = Self::session(&worker, 1, format);
         Self { worker, inbox, session, tokens: Arc::default(), at: Duration::ZERO, generation: 0 }
     }
@@ -298,4 +300,78 @@ fn a_client_that_refreshes_stays_and_asks_once_at_a_time() {
         reason: "no".into(),
     })));
     assert!(world.session.is_closed());
+}
+
+/// Accepts with the second plugin passing, as a token with this id does.
+fn accept_token(world: &mut World, id: &str) {
+    let attributes = if id.is_empty() { vec![] } else { vec![(TOKEN_ID.into(), id.into())] };
+    let identity = Identity { user: "42".into(), attributes, ..Identity::default() };
+    world.answer(Ok(ConnectVerdict::Accept(Box::new(identity))));
+    world.answer(Ok(ConnectVerdict::Pass));
+}
+
+fn revoke(world: &World, subject: Subject) {
+    world.worker.revocations.revoke(world.now().unix, subject, None, 0).unwrap();
+}
+
+#[test]
+fn the_next_command_of_a_client_that_was_blocked_is_not_carried_out() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    accept_token(&mut world, "");
+    revoke(&world, Subject::User("41".into()));
+    world.receive(r#"{"id":2,"subscribe":{"channel":"chat:1"}}"#);
+    assert_eq!(world.worker.metrics.subscriptions(), 1, "another user was blocked");
+    revoke(&world, Subject::User("42".into()));
+    world.receive(r#"{"id":3,"subscribe":{"channel":"chat:2"}}"#);
+    assert!(world.session.is_closed());
+    assert_eq!(world.worker.metrics.subscriptions(), 0);
+}
+
+#[test]
+fn a_client_that_was_blocked_while_a_plugin_decided_is_not_admitted() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    revoke(&world, Subject::User("42".into()));
+    accept_token(&mut world, "");
+    assert!(world.session.is_closed() && !world.session.is_admitted());
+}
+
+#[test]
+fn a_refresh_replaces_the_token_that_can_be_revoked() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    accept_token(&mut world, "old");
+    world.receive(r#"{"id":2,"refresh":{"token":"u"}}"#);
+    accept_token(&mut world, "");
+    revoke(&world, Subject::Token("old".into()));
+    world.receive(r#"{"id":3,"subscribe":{"channel":"chat:1"}}"#);
+    assert!(!world.session.is_closed(), "its token has no id");
+    world.receive(r#"{"id":4,"refresh":{"token":"old"}}"#);
+    accept_token(&mut world, "old");
+    assert!(world.session.is_closed());
+}
+
+#[test]
+fn an_idle_client_that_was_blocked_gets_a_signal_from_its_worker() {
+    let mut world = World::new();
+    world.receive(CONNECT);
+    accept_token(&mut world, "t1");
+    let all = world.worker.admitted();
+    assert_eq!(all, [1]);
+    revoke(&world, Subject::Token("t2".into()));
+    world.worker.close_revoked(world.now().unix, &all);
+    assert!(!world.session.handle().has_signals());
+    revoke(&world, Subject::Token("t1".into()));
+    world.worker.close_revoked(world.now().unix, &all);
+    let signal = world.session.handle().take_signal();
+    assert_eq!(signal, Some(Signal::Close(Close::INVALID_TOKEN, Why::Api)));
+}
+
+#[test]
+fn the_attributes_of_the_token_fit_whatever_plugins_keep() {
+    let mut attributes = BTreeMap::new();
+    assert!(set_attribute(&mut attributes, "a".into(), "x".repeat(16 * 1024 - 1).into()));
+    assert!(!set_attribute(&mut attributes, "b".into(), "x".into()));
+    assert!(set_attribute(&mut attributes, TOKEN_ID.into(), "t1".into()));
 }

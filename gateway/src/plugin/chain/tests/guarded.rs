@@ -65,6 +65,37 @@ fn an_identity_sets_no_attribute_of_another_plugin_either() {
     assert_eq!(identity.attributes.len(), 1, "its own");
 }
 
+/// Accepts with these attributes.
+fn accepts(attributes: &[(&str, &str)]) -> Step {
+    let attributes = attributes.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Step::Connect(ConnectVerdict::Accept(Box::new(Identity { attributes, ..Identity::default() })))
+}
+
+#[test]
+fn the_plugin_that_verifies_a_token_says_which_it_is_and_no_other_does() {
+    let verifies = vec![accepts(&[("token.id", "t1"), ("plan", "a")])];
+    let forges = vec![set("token.id", accepts(&[("token.id", "t2"), ("token.issued", "9"), ("plan", "b")]))];
+    let mut bench = Bench::with([permits(&[], verifies), permits(&[], forges)]);
+    let Admission::Accepted(identity) = bench.connect() else { panic!("it was accepted") };
+    assert_eq!(identity.attributes, [("plan".into(), "b".into()), ("token.id".into(), "t1".into())]);
+    assert_eq!(attributes(&bench.effects), [] as [&str; 0], "never as an effect");
+
+    let mut bench = Bench::with([permits(&[], vec![set("token.issued", set("free", Step::Nothing))])]);
+    bench.publish();
+    assert_eq!(attributes(&bench.effects), ["free"]);
+    assert_eq!(bench.counts(0).attributes_refused, 1);
+}
+
+#[test]
+fn what_cannot_be_compared_is_not_taken_as_a_token() {
+    let long = "x".repeat(257);
+    let wrong = vec![accepts(&[("token.id", &long), ("token.issued", "today"), ("free", "v")])];
+    let mut bench = Bench::with([permits(&[], wrong)]);
+    let Admission::Accepted(identity) = bench.connect() else { panic!("it was accepted") };
+    assert_eq!(identity.attributes, [("free".into(), "v".into())]);
+    assert_eq!(bench.counts(0).attributes_refused, 2);
+}
+
 #[test]
 fn a_client_that_a_failed_plugin_might_have_accepted_comes_back_later() {
     let failing = || (Open, vec![Fail(Cause::Trap)]);
