@@ -39,6 +39,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info};
 
 use self::answer::keep_alive;
+pub(crate) use self::api::carry_out;
 use self::route::Routes;
 use crate::accept::{
     self, Evicted, REFUSALS_MAX, Refusals, Slot, Slots, Standing, before_handshake, linger, source,

@@ -18,6 +18,7 @@ mod secret;
 mod targets;
 mod tls;
 mod upstream;
+mod consumer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use ask::{Ask, AskFailure, ChannelAsk};
+pub use consumer::{Consumer, Login, NatsStream, Outbox, RedisStreams, Source};
 pub use error::{ConfigError, ConfigErrors};
 pub use events::{ChannelEvents, Events};
 pub(crate) use origin::http_origin;
@@ -89,6 +91,8 @@ pub struct Config {
     pub ask: Ask,
     /// Which upstream is told what happens.
     pub events: Events,
+    /// Where commands of backends come from, by name.
+    pub consumers: BTreeMap<Box<str>, Consumer>,
     /// Which messages are explained.
     pub explain: Explain,
     /// Stopping.

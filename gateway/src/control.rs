@@ -514,6 +514,12 @@ impl Control {
         self.inner.backplane.warnings()
     }
 
+    /// What is wrong with the consumers, each a sentence.
+    pub fn consumer_warnings(&self) -> Vec<Box<str>> {
+        let consumers = self.inner.metrics.node.consumers();
+        consumers.iter().filter_map(|consumer| consumer.trouble()).collect()
+    }
+
     /// Counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.metrics

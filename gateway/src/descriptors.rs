@@ -67,7 +67,8 @@ impl Plan {
             // A new connection is opened while the previous one is still being closed.
             2 * servers * (redis.connections + 1)
         });
-        let own = PROCESS + WORKER * config.listen.workers + redis;
+        let consumers: usize = config.consumers.values().map(|consumer| 2 * consumer.partitions()).sum();
+        let own = PROCESS + WORKER * config.listen.workers + redis + consumers;
         let shared = limit.saturating_sub(own);
         let kept = (shared / 4).min(KEPT_BACK + OUTGOING);
         let outgoing = kept * OUTGOING / (KEPT_BACK + OUTGOING);

@@ -1,4 +1,5 @@
-//! The only HTTP client of the process. Nothing else opens a connection to another host.
+//! The only HTTP client of the process, and the connections of clients of other protocols. Nothing else opens
+//! a connection to another host.
 //!
 //! Every request is bounded: its total time, from the lookup of the name to the last byte of the response;
 //! the sizes of head and body; the connections of the process. The client resolves the name, checks the
@@ -14,6 +15,7 @@ mod address;
 
 mod client;
 mod connect;
+mod dialer;
 mod names;
 mod tls;
 
@@ -22,8 +24,10 @@ mod cache;
 
 pub use address::is_public;
 pub use client::{CONNECTIONS_MAX, Client, Error, Reach, Request, Response};
+pub use dialer::Dialer;
 pub use fetch::{Fetch, Fetcher, Refused as FetchRefused, Wanted};
 pub use names::Names;
+pub use tls::{Encrypted, Settings as TlsSettings};
 pub use url::{Origin, Url};
 
 #[cfg(test)]

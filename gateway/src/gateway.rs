@@ -19,6 +19,7 @@ use crate::budget::{self, Budget};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connection_id::ConnectionIds;
+use crate::consumer;
 use crate::control::{self, Control};
 use crate::descriptors::{self, Plan};
 use crate::egress;
@@ -177,8 +178,9 @@ impl Gateway {
     /// If a part of the gateway could not be started, or has ended although it must not.
     pub fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let workers = self.start_workers()?;
-        let Self { config, clock, sockets, encryption, folders, phase, control, parts, supervisor, .. } =
-            self;
+        let Self {
+            config, clock, sockets, encryption, folders, phase, control, parts, supervisor, node, ..
+        } = self;
         let Folders { changes, watcher, state } = folders;
         let runtimes = self.runtimes;
         let served = runtimes.control.block_on(async {
@@ -199,6 +201,17 @@ impl Gateway {
             let told = parts.events.started(&state.upstreams(), clock.now());
             told.context("failed to write the name of this run to `plugins.state_folder`")?;
             let upstreams = serve::start_upstreams(&parts.upstreams, &runtimes.outgoing, &supervisor);
+            let consumers = serve::start_consumers(
+                consumer::Parts {
+                    configured: config.consumers.clone(),
+                    control: control.clone(),
+                    clock,
+                    phase: phase.subscribe(),
+                    node,
+                    supervisor: supervisor.clone(),
+                },
+                &runtimes.outgoing,
+            );
             let first_load = serve::start_plugins(changes, parts.registry, &supervisor);
             let mut stop = std::pin::pin!(stop);
             let mut ended = tokio::select! {
@@ -234,7 +247,8 @@ impl Gateway {
             phase.send_replace(Phase::Draining { until });
             tracing::info!(deadline = ?config.drain.deadline, "shutting down: not ready, not accepting connections");
             let backplane = &*parts.backplane;
-            serve::drained(until, workers.ended, backplane, network, upstreams, clock, &supervisor).await;
+            let backends = serve::Backends { consumers, upstreams };
+            serve::drained(until, workers.ended, backplane, network, backends, clock, &supervisor).await;
             // Also what has failed on the way down is a failure.
             match ended {
                 Some(Err(error)) => Err(error),

@@ -36,6 +36,9 @@ pub mod egress;
 pub mod upstream;
 pub mod ask;
 pub mod events;
+pub mod consumer;
+mod backoff;
+mod dead_letters;
 
 // The process: threads, wiring, limits of the machine.
 pub mod worker;

@@ -1,6 +1,7 @@
 //! Log lines on standard error, and metrics for scraping.
 
 pub mod backplane;
+pub mod consumer;
 pub mod exposition;
 mod lines;
 pub mod metrics;

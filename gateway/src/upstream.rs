@@ -52,6 +52,7 @@ use self::targets::Targets;
 pub use self::targets::{TargetStatus, WeightsError};
 use crate::clock::Clock;
 use crate::config;
+use crate::dead_letters::DeadLetters;
 use crate::egress::Client;
 use crate::mix::{STEP, mix};
 use crate::seldom::seldom;
@@ -389,7 +390,10 @@ impl Upstreams {
                 handover: self.handover.clone(),
                 client: self.client.clone(),
                 clock: self.clock,
-                dead: dead::DeadLetters::of(&upstream.config),
+                dead: DeadLetters::new(
+                    upstream.config.dead_letter.as_deref(),
+                    upstream.config.dead_letter_bytes_max,
+                ),
             };
             let part = format!("upstream {}", upstream.name);
             running.spawn(supervisor.until_done(&part, delivery.run(stop.clone())));

@@ -86,7 +86,9 @@ pub(super) async fn perform(control: &Control, call: Call, fields: Fields) -> Re
     match call {
         Call::Batch => Err(bad_request("a `batch` is no command of another one").into()),
         Call::Publish => done(api.publish(fields).await),
-        Call::Broadcast => api.broadcast(fields).await,
+        Call::Broadcast => done(api.broadcast(fields).await.map(|results| {
+            Broadcast { responses: results.iter().map(Outcome::new).collect() }
+        })),
         Call::Disconnect => done(api.disconnect(fields)),
         Call::Subscribe => done(api.subscribe(fields)),
         Call::Unsubscribe => done(api.unsubscribe(fields)),
@@ -117,6 +119,40 @@ pub(super) async fn perform(control: &Control, call: Call, fields: Fields) -> Re
     }
 }
 
+/// Carries out a command that changes something and that came in another way than as a request. It has `key`
+/// as its idempotency key unless it has one of its own. A broadcast fails if it fails for one of its
+/// channels, with a temporary error if there is one.
+///
+/// # Errors
+///
+/// Why it was not carried out. It may have been, in part, if the error is temporary.
+pub(crate) async fn carry_out(
+    control: &Control,
+    method: &str,
+    body: &[u8],
+    key: &str,
+) -> Result<(), ReplyError> {
+    let api = Api { control };
+    let carried_out = async {
+        let fields = Fields::parse(body)?;
+        match Named::of(method).map(Named::available).transpose()? {
+            Some(Call::Publish) => api.publish(fields.or_text("idempotency_key", key)).await.map(drop),
+            Some(Call::Broadcast) => {
+                let results = api.broadcast(fields.or_text("idempotency_key", key)).await?;
+                let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+                let first = errors.iter().find(|error| error.temporary).or(errors.first()).cloned();
+                first.map_or(Ok(()), |error| Err(error.into()))
+            }
+            Some(Call::Disconnect) => api.disconnect(fields).map(drop),
+            Some(Call::Subscribe) => api.subscribe(fields).map(drop),
+            Some(Call::Unsubscribe) => api.unsubscribe(fields).map(drop),
+            Some(Call::Refresh) => api.refresh(fields).map(drop),
+            _ => Err(ReplyError::METHOD_NOT_FOUND.into()),
+        }
+    };
+    carried_out.await.map_err(Failure::into)
+}
+
 fn done<T: Serialize>(result: Result<T, Failure>) -> Result<Done, Failure> {
     Done::of(&result?).map_err(Failure::Api)
 }
@@ -142,7 +178,8 @@ impl Api<'_> {
         Ok(self.control.publish(&channel, content, &conditions).await?.into())
     }
 
-    async fn broadcast(&self, mut fields: Fields) -> Result<Done, Failure> {
+    /// The result for each channel.
+    async fn broadcast(&self, mut fields: Fields) -> Result<Vec<Result<Published, ReplyError>>, Failure> {
         let channels: Vec<String> = fields.required("channels")?;
         let content = content(&mut fields)?;
         let conditions = conditions(&mut fields)?;
@@ -173,8 +210,7 @@ impl Api<'_> {
                 Err(error) => Err(error),
             });
         }
-        let responses = results.iter().map(Outcome::new).collect();
-        done(Ok(Broadcast { responses }))
+        Ok(results)
     }
 
     fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {

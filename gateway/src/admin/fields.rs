@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gateway_plugin_grammar::address;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::protocol::code::ReplyError;
 use crate::protocol::command::Position;
@@ -131,6 +131,16 @@ impl Fields {
             }
             text => Ok(text),
         }
+    }
+
+    /// With this text in a field that is missing, null or empty.
+    pub(super) fn or_text(mut self, name: &str, text: &str) -> Self {
+        if self.0.get(name).is_none_or(|value| says_nothing(value.get()) || value.get() == "\"\"")
+            && let Ok(value) = to_raw_value(text)
+        {
+            self.0.insert(name.to_owned(), value);
+        }
+        self
     }
 
     /// The raw JSON of a field, which may be null. `None` if it is missing.

@@ -207,7 +207,7 @@ impl Routes {
             Some(Route::Ready) => match self.control.readiness() {
                 Ok(()) if !self.control.closed_places().is_empty() => closed(&self.control),
                 Ok(()) => match self.control.backplane_health() {
-                    Ok(()) => match self.control.backplane_warnings() {
+                    Ok(()) => match self.warnings() {
                         none if none.is_empty() => json(StatusCode::OK, &json!({"status": "ready"})),
                         warnings => json(StatusCode::OK, &json!({"status": "ready", "warnings": warnings})),
                     },
@@ -231,6 +231,13 @@ impl Routes {
             Some(Route::Metrics) => return Ok(Work::Metrics),
         };
         Err(Box::new(answer))
+    }
+
+    /// What an operator should know of a gateway that can serve clients.
+    fn warnings(&self) -> Vec<Box<str>> {
+        let mut warnings = self.control.backplane_warnings();
+        warnings.extend(self.control.consumer_warnings());
+        warnings
     }
 
     fn key_is_needed(&self) -> Answer {

@@ -39,6 +39,8 @@ use crate::backplane::redis::commands::dispatch::{self, NOT_PUBLISHED, NOT_REMOV
 use crate::backplane::redis::commands::request::{Request, What};
 use crate::backplane::redis::components::Components;
 pub use crate::backplane::redis::connection::client::LOOKUPS_MAX;
+// For the consumer of streams.
+pub(crate) use crate::backplane::redis::connection::client::{call, client, settings};
 use crate::backplane::redis::context::Context;
 // For tests with hostile bytes.
 #[doc(hidden)]

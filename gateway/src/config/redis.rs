@@ -85,7 +85,7 @@ fn tables(namespaces: &Namespaces, holds: fn(&Namespace) -> bool) -> String {
 }
 
 /// Reads the password from the place that the value names. No message repeats any part of it.
-fn password(
+pub(super) fn password(
     value: &Spanned<DeValue<'_>>,
     folder: &Path,
     environment: &dyn Fn(&str) -> Option<String>,

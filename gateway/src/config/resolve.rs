@@ -63,6 +63,7 @@ pub(super) fn resolve(
         events,
         upstreams,
         ask,
+        consumers: consumer::consumers(&document, folder, environment),
         explain: explain(&document),
         drain: drain(&document),
         log: log(&document),

@@ -395,6 +395,7 @@ fn every_key_reaches_its_own_field() {
             disconnected: false,
             vacated_delay: Duration::from_secs(47),
         },
+        consumers: BTreeMap::new(),
         explain: Explain { sample: 34, kept: 35, reply: true },
         drain: Drain {
             delay: Duration::from_secs(31),

@@ -151,8 +151,8 @@ fn servers(
     }
 }
 
-/// A mistyped value may contain a password.
-fn shown(value: &DeValue<'_>) -> String {
+/// A value in a message: a mistyped one may contain a password.
+pub(super) fn shown(value: &DeValue<'_>) -> String {
     match value.as_str() {
         Some(text) if text.contains('@') => "a URL with a user or a password in it".to_owned(),
         Some(_) => "something else".to_owned(),
@@ -162,32 +162,41 @@ fn shown(value: &DeValue<'_>) -> String {
 
 /// Parses a URL. A URL with a user or a query is refused.
 fn url(text: &str, port: u16) -> Option<RedisServer> {
-    let (tls, rest) = match text.split_once("://")? {
-        ("redis", rest) => (false, rest),
-        ("rediss", rest) => (true, rest),
-        _ => return None,
-    };
-    let (authority, database) = match rest.split_once('/') {
-        Some((authority, "")) => (authority, 0),
-        Some((authority, number)) => (authority, number.parse().ok()?),
-        None => (rest, 0),
-    };
-    let (host, named) = match authority.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, named) = bracketed.split_once(']')?;
-            host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, if named.is_empty() { None } else { Some(named.strip_prefix(':')?) })
-        }
-        None => authority.split_once(':').map_or((authority, None), |(host, named)| (host, Some(named))),
-    };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
-    let port = named.map_or(Some(port), |named| named.parse().ok()).filter(|port| *port != 0)?;
-    (!host.is_empty() && host.len() <= 253 && host.bytes().all(plain)).then(|| RedisServer {
-        tls,
-        host: host.into(),
-        port,
-        database,
-    })
+    let Location { tls, host, port, path } =
+        Location::parse(text, &[("redis", false), ("rediss", true)], port)?;
+    let database = if path.is_empty() { 0 } else { path.parse().ok()? };
+    Some(RedisServer { tls, host, port, database })
+}
+
+/// The parts of the URL of a server.
+pub(super) struct Location<'t> {
+    pub(super) tls: bool,
+    pub(super) host: Box<str>,
+    pub(super) port: u16,
+    /// What follows the first `/`.
+    pub(super) path: &'t str,
+}
+
+impl<'t> Location<'t> {
+    /// Parses a URL with one of these schemes, of which each is with or without TLS. A URL with a user is
+    /// refused.
+    pub(super) fn parse(text: &'t str, schemes: &[(&str, bool)], port: u16) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        let (_, tls) = *schemes.iter().find(|(name, _)| *name == scheme)?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, named) = match authority.strip_prefix('[') {
+            Some(bracketed) => {
+                let (host, named) = bracketed.split_once(']')?;
+                host.parse::<std::net::Ipv6Addr>().ok()?;
+                (host, if named.is_empty() { None } else { Some(named.strip_prefix(':')?) })
+            }
+            None => authority.split_once(':').map_or((authority, None), |(host, named)| (host, Some(named))),
+        };
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+        let port = named.map_or(Some(port), |named| named.parse().ok()).filter(|port| *port != 0)?;
+        let fits = !host.is_empty() && host.len() <= 253 && host.bytes().all(plain);
+        fits.then(|| Self { tls, host: host.into(), port, path })
+    }
 }
 
 impl RedisTopology {

@@ -24,7 +24,7 @@ use super::tls::Tls;
 use super::url::Origin;
 
 /// Time for all steps together. The waiting request may have less.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for one of several addresses.
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(3);
 /// Maximum number of concurrent name lookups.
@@ -112,7 +112,7 @@ async fn resolve(shared: &Shared, reach: Reach, origin: &Origin) -> Result<Vec<S
     }
 }
 
-async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+pub(super) async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
         let limit = if addresses.len() > 1 { ADDRESS_DEADLINE } else { CONNECT_DEADLINE };

@@ -14,6 +14,12 @@ use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// A connection that TLS protects.
+pub type Encrypted = TlsStream<TcpStream>;
+
+/// The settings of TLS.
+pub type Settings = ClientConfig;
+
 /// Creates encrypted connections. The trust store of the system is read for the first one, and again for the
 /// next one if that failed.
 pub(super) struct Tls {
@@ -22,11 +28,21 @@ pub(super) struct Tls {
     roots: fn() -> Result<RootCertStore, Box<str>>,
     /// Certificates of servers that are trusted as they are, whatever their name.
     known: Arc<[CertificateDer<'static>]>,
+    /// The only authorities that are trusted, in PEM; `None` for those of `roots`.
+    authority: Option<Arc<[u8]>>,
+    /// The protocol that is offered within TLS; empty for none.
+    alpn: &'static [u8],
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { connector: OnceCell::new(), roots: system, known: Arc::default() }
+        Self {
+            connector: OnceCell::new(),
+            roots: system,
+            known: Arc::default(),
+            authority: None,
+            alpn: b"http/1.1",
+        }
     }
 }
 
@@ -37,12 +53,18 @@ impl Tls {
         Self { known: certificates.iter().filter_map(first).collect(), ..Self::default() }
     }
 
+    /// For servers that do not speak HTTP. Trusts only these authorities, in PEM, if there are some.
+    pub(super) fn of_servers(authority: Option<&[u8]>) -> Self {
+        Self { authority: authority.map(Arc::from), alpn: b"", ..Self::default() }
+    }
+
+    /// The settings of the encryption, for a library that makes its connections by itself.
+    pub(super) async fn config(&self) -> Result<Settings, Box<str>> {
+        Ok(self.connector().await?.config().as_ref().clone())
+    }
+
     /// Encrypts a connection to a host and verifies its certificate.
-    pub(super) async fn encrypt(
-        &self,
-        host: &str,
-        socket: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, Box<str>> {
+    pub(super) async fn encrypt(&self, host: &str, socket: TcpStream) -> Result<Encrypted, Box<str>> {
         let connector = self.connector().await?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| "the host is no name that a certificate can have")?;
@@ -50,9 +72,14 @@ impl Tls {
     }
 
     async fn connector(&self) -> Result<&TlsConnector, Box<str>> {
-        let (roots, known) = (self.roots, self.known.clone());
+        let (roots, known, alpn) = (self.roots, self.known.clone(), self.alpn);
+        let authority = self.authority.clone();
+        let roots = move || match authority {
+            Some(pem) => listed(&pem),
+            None => roots(),
+        };
         let read = async move || {
-            let read = spawn_blocking(move || connector(roots, known)).await;
+            let read = spawn_blocking(move || connector(roots, known, alpn)).await;
             read.unwrap_or_else(|_| Err("the root certificates were not read".into()))
         };
         self.connector.get_or_try_init(read).await
@@ -73,9 +100,17 @@ fn system() -> Result<RootCertStore, Box<str>> {
     Ok(roots)
 }
 
+/// The authorities of a file.
+fn listed(pem: &[u8]) -> Result<RootCertStore, Box<str>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
+    if roots.is_empty() { Err("there is no valid certificate in `tls_ca_file`".into()) } else { Ok(roots) }
+}
+
 fn connector(
     roots: impl FnOnce() -> Result<RootCertStore, Box<str>>,
     known: Arc<[CertificateDer<'static>]>,
+    alpn: &[u8],
 ) -> Result<TlsConnector, Box<str>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
@@ -90,7 +125,9 @@ fn connector(
         let verifier = Arc::new(Known { known, others, provider });
         builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if !alpn.is_empty() {
+        config.alpn_protocols = vec![alpn.to_vec()];
+    }
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
@@ -150,7 +187,7 @@ impl Tls {
     pub(super) fn trusting(certificate: rustls::pki_types::CertificateDer<'static>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(certificate).expect("a certificate");
-        let connector = connector(|| Ok(roots), Arc::default()).ok();
+        let connector = connector(|| Ok(roots), Arc::default(), b"http/1.1").ok();
         Self { connector: OnceCell::new_with(connector), ..Self::default() }
     }
 }

@@ -17,6 +17,7 @@ use crate::accept::Admission;
 use crate::backplane::redis;
 use crate::backplane::{Backplane, TICK};
 use crate::clock::Clock;
+use crate::consumer;
 use crate::control::Control;
 use crate::plugin::registry::{ClosedPlace, Registry};
 use crate::supervisor::Supervisor;
@@ -250,14 +251,25 @@ pub(super) fn start_upstreams(
     Delivering { stop, task: runtime.spawn(upstreams.clone().run(stopped, supervisor.clone())) }
 }
 
-/// Waits until every part has ended: the workers with their connections, the word to other gateways, the
-/// events for upstreams. A part that is stuck is reported and left behind.
+/// Carries out commands of queues while the gateway runs.
+pub(super) fn start_consumers(parts: consumer::Parts, runtime: &Runtime) -> JoinHandle<()> {
+    runtime.spawn(consumer::run(parts))
+}
+
+/// What goes on between the gateway and the backends of an application.
+pub(super) struct Backends {
+    pub(super) consumers: JoinHandle<()>,
+    pub(super) upstreams: Delivering,
+}
+
+/// Waits until every part has ended: the workers with their connections, the commands of queues, the word to
+/// other gateways, the events for upstreams. A part that is stuck is reported and left behind.
 pub(super) async fn drained(
     until: Duration,
     workers: Vec<oneshot::Receiver<()>>,
     backplane: &dyn Backplane,
     network: Option<Network>,
-    upstreams: Delivering,
+    Backends { mut consumers, upstreams }: Backends,
     clock: Clock,
     supervisor: &Supervisor,
 ) {
@@ -268,6 +280,10 @@ pub(super) async fn drained(
         if tokio::time::timeout_at(longest.into(), worker).await.is_err() {
             supervisor.report(&format!("worker-{index}"), LEFT_BEHIND);
         }
+    }
+    // What they have not finished by then stays in the queue.
+    if tokio::time::timeout_at(clock.instant(until).into(), &mut consumers).await.is_err() {
+        consumers.abort();
     }
     if let Some(network) = network {
         network.lease_removal.await;

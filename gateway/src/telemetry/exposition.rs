@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use self::process::Process;
 use self::writer::Writer;
 use super::backplane::{BackplaneMetrics, Subject, Trouble, Unfit};
+use super::consumer::ConsumerMetrics;
 use super::metrics::{
     ADMIN_STATUSES, AdminRefused, CloseCause, ControlFrame, DecisionOutcome, Emulated, Gauge, LineLost,
     Metrics, Refused, ServedCertificate, TlsListener, Unpublished, WorkerMetrics,
@@ -85,6 +86,7 @@ impl Collector for Node {
         if let Some(list) = self.metrics.node.revocations.get() {
             revocations(&mut writer, list)?;
         }
+        consumers(&mut writer, &self.metrics.node.consumers())?;
         if let Some(metrics) = self.metrics.node.backplane.get() {
             backplane(&mut writer, metrics)?;
         }
@@ -404,6 +406,33 @@ fn occupancy(writer: &mut Writer<'_, '_>, occupancy: &OccupancyMetrics) -> fmt::
     let help =
         "Channels with subscribers at this gateway of which a backend is told whether they are occupied";
     writer.gauge("occupied_channels", help, None, occupancy.channels())
+}
+
+/// The names of consumers come from the configuration.
+fn consumers(writer: &mut Writer<'_, '_>, consumers: &[Arc<ConsumerMetrics>]) -> fmt::Result {
+    let outcomes = consumers.iter().flat_map(|consumer| {
+        let of = |outcome, value| ([("consumer", consumer.name()), ("outcome", outcome)], value);
+        [
+            of("done", consumer.done.get()),
+            of("retried", consumer.retried.get()),
+            of("dead", consumer.dead.get()),
+        ]
+    });
+    writer.family("consumer_entries", "Commands of a queue, by what became of an attempt", outcomes)?;
+    let each = |value: &dyn Fn(&ConsumerMetrics) -> u64| {
+        let values = consumers.iter().map(|consumer| ([("consumer", consumer.name())], value(consumer)));
+        values.collect::<Vec<_>>()
+    };
+    let now = Clock::start().now().unix;
+    let lag = each(&|consumer| consumer.lag(now) / 1000);
+    let help = "Age in seconds of the oldest command that is carried out";
+    writer.gauges("consumer_lag_seconds", help, lag)?;
+    let partitions = each(&|consumer| consumer.partitions());
+    writer.gauges("consumer_partitions", "Streams, subjects or partitions", partitions)?;
+    let connected = each(&|consumer| consumer.connections());
+    writer.gauges("consumer_connected", "Of these, those with a connection", connected)?;
+    let paused = each(&|consumer| consumer.paused());
+    writer.gauges("consumer_paused", "Of these, those whose command is refused for now", paused)
 }
 
 /// The names of upstreams come from the configuration.

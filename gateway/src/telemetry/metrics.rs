@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tracing::{debug, warn};
 
 use super::backplane::BackplaneMetrics;
+use super::consumer::ConsumerMetrics;
 use super::occupancy::OccupancyMetrics;
 use super::upstream::UpstreamMetrics;
 use crate::histogram::{Observed, Sizes, Times};
@@ -560,6 +561,7 @@ pub struct NodeMetrics {
     pub(super) admin_accept_errors: SharedCounter,
     certificates: [Mutex<Arc<[ServedCertificate]>>; TlsListener::ALL.len()],
     upstreams: Mutex<Vec<Arc<UpstreamMetrics>>>,
+    consumers: Mutex<Vec<Arc<ConsumerMetrics>>>,
     pub(super) backplane: OnceLock<Arc<BackplaneMetrics>>,
     pub(super) occupancy: OnceLock<Arc<OccupancyMetrics>>,
     /// Counts by itself.
@@ -634,6 +636,18 @@ impl NodeMetrics {
     /// The counters of every upstream.
     pub fn upstreams(&self) -> Vec<Arc<UpstreamMetrics>> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Creates the counters of a consumer in the configuration, which carries out so much at the same time.
+    pub fn consumer(&self, name: &str, partitions: usize) -> Arc<ConsumerMetrics> {
+        let metrics = Arc::new(ConsumerMetrics::new(name, partitions));
+        self.consumers.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
+        metrics
+    }
+
+    /// The counters of every consumer.
+    pub fn consumers(&self) -> Vec<Arc<ConsumerMetrics>> {
+        self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Replaces the certificates in use on a listener.

@@ -11,13 +11,15 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::batch::Form;
-use super::dead::{DeadLetters, Letter};
+use super::dead::Letter;
 use super::handover::{Handover, Job};
 use super::queue::{Taken, Waiting};
 use super::sign::signature;
 use super::{Event, Kind, Stop, USER_AGENT, Upstream, record};
+use crate::backoff::pause;
 use crate::clock::Clock;
 use crate::config::SigningKey;
+use crate::dead_letters::DeadLetters;
 use crate::egress::{Client, Error, Request, Response, Url};
 use crate::seldom::seldom;
 
@@ -360,14 +362,6 @@ fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// Full jitter with a limit that doubles at every attempt: many senders that failed together do not return
-/// together.
-fn pause(attempt: u32, least: Duration, most: Duration, random: u64) -> Duration {
-    let ceiling = least.saturating_mul(1 << (attempt - 1).min(20)).min(most);
-    let nanos = ceiling.as_nanos() * u128::from(random) / u128::from(u64::MAX);
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -397,17 +391,6 @@ mod tests {
         for status in [200, 202, 204, 299] {
             assert!(matches!(outcome(answer(status, ""), now), Outcome::Delivered), "{status}");
         }
-    }
-
-    #[test]
-    fn pauses_grow_to_their_limit_and_are_spread_over_all_of_it() {
-        let (least, most) = (Duration::from_secs(1), Duration::from_secs(10));
-        let longest: Vec<_> =
-            (1..=6).map(|attempt| pause(attempt, least, most, u64::MAX).as_secs()).collect();
-        assert_eq!(longest, [1, 2, 4, 8, 10, 10]);
-        assert_eq!(pause(u32::MAX, least, most, u64::MAX), most);
-        assert_eq!(pause(3, least, most, 0), Duration::ZERO);
-        assert_eq!(pause(3, least, most, u64::MAX / 2).as_millis(), 1999);
     }
 
     #[test]

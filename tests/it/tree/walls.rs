@@ -233,8 +233,14 @@ fn wasmtime_stays_in_wasm() {
 fn the_client_of_redis_stays_in_its_backplane() {
     // The word `redis` alone is also the name of a table of the configuration and of the module itself.
     for word in ["redis::aio", "MultiplexedConnection", "RedisError", "AsyncConnectionConfig", "Cmd"] {
-        check(word, &["backplane/redis/"]);
+        check(word, &["backplane/redis/", "consumer/redis_stream.rs"]);
     }
+}
+
+#[test]
+fn the_clients_of_other_queues_stay_in_their_consumers() {
+    check("async_nats", &["consumer/nats.rs"]);
+    check("tokio_postgres", &["consumer/postgres"]);
 }
 
 #[test]
@@ -309,6 +315,7 @@ fn wire_types_derive_serde_and_domain_types_do_not() {
             "ask",
             "wasm",
             "config",
+            "consumer/entry.rs",
             "plugin/settings",
             "demo",
             "plugin/registry/archive.rs",

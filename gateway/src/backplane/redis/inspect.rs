@@ -125,7 +125,7 @@ pub async fn inspect(all: &Config, config: &config::Redis, channel: &Channel) ->
             found.await.map_err(|cause| anyhow!("{cause}"))?
         }
     };
-    let client = client(config, &server, &config.username, config.password.as_ref());
+    let client = client(config.tls_authority.as_deref(), &server, &config.username, config.password.as_ref());
     let client = client.map_err(|cause| anyhow!("{cause}"))?;
     let settings =
         AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(None);

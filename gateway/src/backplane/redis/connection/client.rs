@@ -21,9 +21,9 @@ use crate::telemetry::backplane::Trouble;
 /// Maximum number of concurrent name lookups for servers.
 pub const LOOKUPS_MAX: usize = 16;
 
-/// Creates a client for a server.
+/// Creates a client for a server. TLS trusts `authority`, in PEM, or what the system trusts.
 pub(crate) fn client(
-    config: &config::Redis,
+    authority: Option<&[u8]>,
     server: &config::RedisServer,
     username: &str,
     password: Option<&config::Secret>,
@@ -46,7 +46,7 @@ pub(crate) fn client(
         settings = settings.set_password(password.expose());
     }
     let info = address.into_connection_info().map_err(|error| cause(&error))?.set_redis_settings(settings);
-    let authority = config.tls_authority.as_ref().filter(|_| *tls).map(|pem| pem.to_vec());
+    let authority = authority.filter(|_| *tls).map(<[u8]>::to_vec);
     let client = match authority {
         Some(root_cert) => {
             let trusted = TlsCertificates { client_tls: None, root_cert: Some(root_cert) };

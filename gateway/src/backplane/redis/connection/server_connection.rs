@@ -84,7 +84,8 @@ impl ServerConnection {
     ) -> Result<Self, Cause> {
         let Destination { number, shard, server, is_shared } = destination;
         let config = &context.config;
-        let client = client(config, server, &config.username, config.password.as_ref())?;
+        let client =
+            client(config.tls_authority.as_deref(), server, &config.username, config.password.as_ref())?;
         let ended = Arc::new(Notify::new());
         let tag = slot_map.tag(shard, number);
         let handler = Arc::new(PushHandler::new(context.clone(), listener, ended.clone()));

@@ -29,7 +29,10 @@ impl PolledServer {
         username: &str,
         password: Option<&Secret>,
     ) -> Result<Self, Cause> {
-        Ok(Self { client: client(redis, server, username, password)?, connection: None })
+        Ok(Self {
+            client: client(redis.tls_authority.as_deref(), server, username, password)?,
+            connection: None,
+        })
     }
 }
 
