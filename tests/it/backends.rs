@@ -2,6 +2,7 @@
 
 mod api;
 mod ask;
+mod consumers;
 mod events;
 mod occupied;
 mod revocation;
