@@ -108,16 +108,10 @@ impl Gateway {
         let (revocations, keeper) = build::revocations(&config, &folders.state, clock)?;
         metrics.node.count_revocations(revocations.clone());
         let (phase, phase_seen) = watch::channel(Phase::Starting);
-        let (backplane, network) = build::backplane(
-            &config,
-            Arc::new(events.clone()),
-            &identity,
-            &inboxes,
-            clock,
-            &metrics,
-            phase_seen.clone(),
-            &revocations,
-        )?;
+        let besides = build::Besides { observer: Arc::new(events.clone()), revocations: revocations.clone() };
+        let seen = phase_seen.clone();
+        let (backplane, network) =
+            build::backplane(&config, &identity, &inboxes, clock, &metrics, seen, besides)?;
         let runtimes = Runtimes::start(&config)?;
         let loader = build::loader(&config, client, &upstreams, &folders.state, &runtimes)?;
         let registry = build::registry(&config, loader, &inboxes, &folders.state, &runtimes, metrics.clone());

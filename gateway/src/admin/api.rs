@@ -86,9 +86,10 @@ pub(super) async fn perform(control: &Control, call: Call, fields: Fields) -> Re
     match call {
         Call::Batch => Err(bad_request("a `batch` is no command of another one").into()),
         Call::Publish => done(api.publish(fields).await),
-        Call::Broadcast => done(api.broadcast(fields).await.map(|results| {
-            Broadcast { responses: results.iter().map(Outcome::new).collect() }
-        })),
+        Call::Broadcast => {
+            let results = api.broadcast(fields).await?;
+            done(Ok(Broadcast { responses: results.iter().map(Outcome::new).collect() }))
+        }
         Call::Disconnect => done(api.disconnect(fields)),
         Call::Subscribe => done(api.subscribe(fields)),
         Call::Unsubscribe => done(api.unsubscribe(fields)),

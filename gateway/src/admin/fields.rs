@@ -135,10 +135,10 @@ impl Fields {
 
     /// With this text in a field that is missing, null or empty.
     pub(super) fn or_text(mut self, name: &str, text: &str) -> Self {
-        if self.0.get(name).is_none_or(|value| says_nothing(value.get()) || value.get() == "\"\"")
+        if self.left.get(name).is_none_or(|value| says_nothing(value.get()) || value.get() == "\"\"")
             && let Ok(value) = to_raw_value(text)
         {
-            self.0.insert(name.to_owned(), value);
+            self.left.insert(name.to_owned(), value);
         }
         self
     }

@@ -154,19 +154,25 @@ pub(super) fn revocations(
     Ok((revocations, keeper))
 }
 
-/// The backplane that the configuration asks for, and what keeps it connected. The observer is told of
-/// channels that become occupied or vacated.
+/// What a backplane works with besides channels.
+pub(super) struct Besides {
+    /// Is told of channels that become occupied or vacated.
+    pub(super) observer: Arc<dyn OccupancyObserver>,
+    /// Shared with the other gateways.
+    pub(super) revocations: Arc<Revocations>,
+}
+
+/// The backplane that the configuration asks for, and what keeps it connected.
 pub(super) fn backplane(
     config: &Arc<Config>,
-    observer: Arc<dyn OccupancyObserver>,
     identity: &Identity,
     inboxes: &Arc<[Arc<Inbox>]>,
     clock: Clock,
     metrics: &Metrics,
     phase: watch::Receiver<Phase>,
-    revocations: &Arc<Revocations>,
+    besides: Besides,
 ) -> anyhow::Result<(Arc<dyn Backplane>, Option<redis::Runner>)> {
-    let teller = Teller::new(config, observer, || metrics.node.occupancy());
+    let teller = Teller::new(config, besides.observer, || metrics.node.occupancy());
     let Some(redis) = &config.redis else {
         let memory = Memory::new(inboxes.clone(), identity.ids, &config.memory, random()?);
         return Ok((Arc::new(memory.telling(teller)), None));
@@ -182,7 +188,7 @@ pub(super) fn backplane(
             teller,
             name: identity.name.clone(),
             phase,
-            revocations: revocations.clone(),
+            revocations: besides.revocations,
             random: [identity.node, random()?],
         },
     );

@@ -246,7 +246,7 @@ async fn each_failure_of_a_backend_is_what_the_policy_says() {
     })
     .await;
     for (failure, code, temporary) in [("closed", 103, false), ("error", 100, true), ("open", 108, false)] {
-        let config = config(&endpoint, "timeout = '300ms'\nretries = 0")
+        let config = config(&endpoint, "ask_timeout = '300ms'\nask_retries = 0\nbreaker_failures = 0")
             .replace("[ask]", &format!("[ask]\nfailure = '{failure}'"))
             .replace("[namespaces.asked]", &format!("[namespaces.asked]\nask_failure = '{failure}'"));
         let gateway = Gateway::start(&config).await;
@@ -363,7 +363,7 @@ async fn a_field_that_has_no_effect_is_named_in_the_log_and_a_dangerous_one_refu
 #[tokio::test]
 async fn a_handshake_ends_at_its_deadline_also_while_a_backend_is_asked() {
     let endpoint = Endpoint::start(|_, _| Reply::never()).await;
-    let config = format!("handshake.deadline = '1s'\n{}", config(&endpoint, "timeout = '20s'"));
+    let config = format!("handshake.deadline = '1s'\n{}", config(&endpoint, "ask_timeout = '20s'"));
     let gateway = Gateway::start(&config).await;
     let mut client = Client::open(gateway.address()).await;
     client.command("connect", json!({})).await;

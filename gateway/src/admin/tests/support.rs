@@ -42,8 +42,11 @@ impl Admin {
         let observer = metrics.clone();
         let registry = Arc::new(registry.with_observer(move |applied| observer.node.applied(applied)));
         let (clock, client) = (Clock::start(), Client::new());
+        let spools = tempfile::tempdir().unwrap();
+        let upstreams =
+            Upstreams::new(&config.upstreams, spools.path(), client, &metrics.node, clock, 7).unwrap();
         let control = Control::new(Parts {
-            upstreams: Upstreams::new(&config.upstreams, client, &metrics.node, clock, 7),
+            upstreams,
             config: config.clone(),
             backplane: backplane.clone(),
             events: Events::off(),

@@ -31,7 +31,9 @@ fn table(targets: &[String], settings: &str) -> String {
 
 fn upstreams(text: &str) -> Arc<Upstreams> {
     let config = Config::parse(text, "test.toml").unwrap();
-    Upstreams::new(&config.upstreams, Client::new(), &Metrics::new(1).node, Clock::start(), 7)
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = Metrics::new(1);
+    Upstreams::new(&config.upstreams, folder.path(), Client::new(), &metrics.node, Clock::start(), 7).unwrap()
 }
 
 impl Asking {

@@ -24,6 +24,7 @@ impl Gateway {
             ids: ConnectionIds::new(5),
             clock: Clock::start(),
             metrics: Arc::default(),
+            teller: None,
             name: "test".into(),
             phase: tokio::sync::watch::channel(crate::shutdown::Phase::Running).1,
             revocations: list.clone(),

@@ -98,7 +98,7 @@ fn the_upstream_admits_in_place_of_the_setting_for_anonymous_clients() {
 #[test]
 fn a_plugin_that_decides_leaves_nothing_to_ask() {
     let mut client = asking("error");
-    client.connect("t").authenticate(expiring("42", 1000), true);
+    client.connect("t").authenticate(super::connection_expiry::expiring("42", 1000), true);
     assert!(matches!(client.effects.pop_front(), Some(Effect::Admit(_))));
     client.effects.clear();
     let rpc = || Request::Rpc { method: "m".into(), data: "1".into() };

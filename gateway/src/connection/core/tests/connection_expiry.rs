@@ -13,7 +13,7 @@ fn the_server_extends_or_ends_a_connection() {
     assert_eq!(client.on(Event::Signal(Signal::Refresh(Some(unix)))).close().0, 3005, "it has expired");
 }
 
-fn expiring(user: &str, at: u64) -> Admission {
+pub(super) fn expiring(user: &str, at: u64) -> Admission {
     let expires_at = Some(UNIX_START + at);
     Admission::Accepted(Box::new(Identity { user: user.into(), expires_at, ..Identity::default() }))
 }
