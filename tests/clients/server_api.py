@@ -6,6 +6,7 @@ Prints each method that does what it should, twice.
 import asyncio
 import base64
 import os
+import time
 
 import cent
 from cent import dto
@@ -14,10 +15,6 @@ URL, KEY, CLIENT = (os.environ[name] for name in ["URL", "API_KEY", "CLIENT"])
 
 # Those of the library that the gateway answers with error 108.
 ABSENT = [
-    cent.BlockUserRequest(user="ann"),
-    cent.UnblockUserRequest(user="ann"),
-    cent.RevokeTokenRequest(uid="t"),
-    cent.InvalidateUserTokensRequest(user="ann"),
     cent.UpdateUserStatusRequest(users=["ann"]),
     cent.GetUserStatusRequest(users=["ann"]),
     cent.DeleteUserStatusRequest(users=["ann"]),
@@ -142,6 +139,16 @@ async def methods(call, channel):
         assert published.offset > 3 and broadcast.responses[0].result.offset > 3, batch
         assert present.presence == {} and page.offset > 3, batch
     yield did("batch")
+
+    # Of somebody who is not there, and for the time of this test.
+    for request in [
+        cent.BlockUserRequest(user="eve", expire_at=int(time.time()) + 60),
+        cent.UnblockUserRequest(user="eve"),
+        cent.RevokeTokenRequest(uid="t", expire_at=int(time.time()) + 60),
+        cent.InvalidateUserTokensRequest(user="eve", expire_at=int(time.time()) + 60),
+    ]:
+        await call(request)
+        yield did(request.api_method)
 
     for request in ABSENT:
         name = request.api_method

@@ -15,6 +15,7 @@ const SETTINGS: &str = "
     client.anonymous = true
     log.filter = 'info,gateway::telemetry=debug'
     upstreams.told.url = 'http://127.0.0.1:9'
+    drain.deadline = '3s'
     events = { upstream = 'told', connected = false, disconnected = false, vacated_delay = '1s' }
     [namespaces.room]
     events = ['occupied', 'vacated']

@@ -398,5 +398,5 @@ async fn the_page_of_the_api_shows_what_is_answered() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 27, "one of each method, and two of explain");
+    assert_eq!(shown, 29, "one of each method, and two of explain");
 }
