@@ -358,10 +358,10 @@ impl Upstreams {
 
     /// Notifies the sender once every event that was accepted before is in the spool.
     pub fn when_written(&self, sender: oneshot::Sender<()>) {
-        if self.noop {
-            let _ = sender.send(());
-        } else {
+        if self.handover.has_unwritten() {
             self.handover.put(Job::Notify(sender));
+        } else {
+            let _ = sender.send(());
         }
     }
 
@@ -370,6 +370,9 @@ impl Upstreams {
     ///
     /// Dropping the future leaves events undelivered; they stay in the spool.
     pub async fn run(self: Arc<Self>, stop: watch::Receiver<Stop>, supervisor: Supervisor) {
+        if self.by_name.is_empty() {
+            return;
+        }
         let upstreams: Vec<_> = self.by_name.values().cloned().collect();
         let spools = std::mem::take(&mut *self.spools.lock().unwrap_or_else(PoisonError::into_inner));
         let (handover, clock) = (self.handover.clone(), self.clock);

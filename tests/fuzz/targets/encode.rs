@@ -20,7 +20,8 @@ pub fn json_of(command: &Command) -> Option<Vec<u8>> {
                 .iter()
                 .map(|(channel, position)| (channel.as_str().to_owned(), recover(position)))
                 .collect();
-            ("connect", json!({ "token": connect.token, "subs": subs }))
+            let (name, version) = (&connect.software.name, &connect.software.version);
+            ("connect", json!({ "token": connect.token, "subs": subs, "name": name, "version": version }))
         }
         Request::Subscribe(subscribe) => {
             // A filter cannot be asked for what it is made of.
@@ -111,6 +112,8 @@ pub fn protobuf_of(command: &Command) -> Option<Vec<u8>> {
                 entry.message(2, &sub);
                 fields.message(3, &entry);
             }
+            fields.text(4, &connect.software.name);
+            fields.text(5, &connect.software.version);
             4
         }
         Request::Subscribe(subscribe) => {
