@@ -10,8 +10,8 @@ use super::Failure;
 
 /// Show the upstreams of a running gateway, move weights, and send events again
 ///
-/// An upstream is a service behind the gateway with one or more servers, its targets. `list` and `weight` call
-/// the HTTP API of the admin listener with the key from the environment. `replay` reads the file
+/// An upstream is a service behind the gateway with one or more servers, its targets. `list` and `weight`
+/// call the HTTP API of the admin listener with the key from the environment. `replay` reads the file
 /// `dead_letter` of an upstream, in which the gateway keeps events that it has given up.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
