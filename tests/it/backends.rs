@@ -4,6 +4,7 @@ mod api;
 mod ask;
 mod consumers;
 mod events;
+mod examples;
 mod occupied;
 mod revocation;
 mod targets;

@@ -48,6 +48,7 @@ pub use http2::{Http2, Http2Stream};
 pub use log::{Line, Log};
 pub use metrics::Metrics;
 pub use nats::Nats;
+pub use port::free_address;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use random::Random;

@@ -9,7 +9,7 @@ const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
 
 /// An address on loopback where nobody listens.
-pub(crate) fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     for _ in 0..1000 {
         let random = RandomState::new().build_hasher().finish() % u64::from(COUNT);
         let port = FIRST + u16::try_from(random).expect("less than the count");
