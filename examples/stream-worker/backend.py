@@ -15,7 +15,8 @@ def connect(question):
 
 
 def rpc(question):
-    number = (question.get("data") or {}).get("number")
+    data = question.get("data")
+    number = data.get("number") if isinstance(data, dict) else None
     if question["method"] != "factor" or not isinstance(number, int) or not 2 <= number <= 10**12:
         return {"error": {"code": 1001, "message": "expected factor with a number from 2 to 10^12"}}
     # `user` comes from the gateway: a client cannot order a job for somebody else.
