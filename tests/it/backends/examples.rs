@@ -1,5 +1,4 @@
-//! The examples of backends: each, copied out of the clone, is followed as its README says. Only the ports are
-//! others.
+//! The examples of backends: each, copied out of the clone, is followed as its README says, on other ports.
 
 use std::fs;
 use std::path::PathBuf;
