@@ -16,6 +16,7 @@ fn claims_become_the_identity() {
         "info": {"color": "teal"}, "data": [1], "channels": ["news", "chat:1"], "expire_at": NOW + 3600,
     }));
     let expected = Connect::accept("42")
+        .token(Some("x"), Some(NOW - 1))
         .channels(["news", "chat:1"])
         .info_json(&json!({"color": "teal"}))
         .data_json(&json!([1]))
@@ -252,7 +253,8 @@ fn a_token_without_an_end_needs_permission() {
 fn a_token_may_be_too_old_although_it_has_not_expired() {
     let mut kit = kit_with(json!({"secret": SECRET, "age_max": 30, "leeway": 2}));
     let aged = |iat: u64| token(&json!({"sub": "42", "exp": NOW + 600, "iat": iat}));
-    assert_eq!(kit.connect(&aged(NOW - 31)).verdict, Connect::accept("42").expires_at(NOW + 1));
+    let admitted = Connect::accept("42").token(None, Some(NOW - 31)).expires_at(NOW + 1);
+    assert_eq!(kit.connect(&aged(NOW - 31)).verdict, admitted);
     assert_eq!(kit.connect(&aged(NOW - 32)).verdict, Connect::refuse(109, "token expired"));
     check_admitted(&mut kit, &aged(NOW + 2), "42");
     check_refused_by(&mut kit, &aged(NOW + 63), "issued in the future (`iat`)");
