@@ -48,7 +48,7 @@ pub use self::survey::{PATIENCE, Survey};
 const HISTORY_BYTES_MAX: usize = 8 << 20;
 const PRESENCE_BYTES_MAX: usize = 16 << 20;
 
-/// How long the answer to a publication waits until its event is written to the disk.
+/// How long the answer to a request waits until the events it has caused are written to the disk.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Maximum number of concurrent questions to all gateways.
@@ -175,7 +175,8 @@ impl Control {
     }
 
     /// Publishes to an address. The plugins are not called: the holder of the key has decided. The
-    /// publication is under way when this returns; the future returns its result.
+    /// publication is under way when this returns; the future returns its result. Whoever is told of it waits
+    /// for [`events_written`](Self::events_written) first.
     ///
     /// # Errors
     ///
@@ -220,17 +221,17 @@ impl Control {
         if let Outcome::Ready(Err(error)) = &asked {
             self.inner.metrics.node.publication_refused(error);
         }
-        let published = answered(asked, answer, PERHAPS_PUBLISHED, |answer| match answer {
+        answered(asked, answer, PERHAPS_PUBLISHED, |answer| match answer {
             Response::Published(result) => Some(result),
             _ => None,
-        });
-        let events = self.inner.events.clone();
-        async move {
-            let published = published.await;
-            if let Some(written) = events.written() {
-                let _ = timeout(WRITTEN_WITHIN, written).await;
-            }
-            published
+        })
+    }
+
+    /// Waits until the events so far are written to the disk, but no longer than a second. Once for a
+    /// request, however many publications it makes: the caller learns of all of them together.
+    pub async fn events_written(&self) {
+        if let Some(written) = self.inner.events.written() {
+            let _ = timeout(WRITTEN_WITHIN, written).await;
         }
     }
 

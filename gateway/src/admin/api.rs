@@ -151,7 +151,9 @@ pub(crate) async fn carry_out(
             _ => Err(ReplyError::METHOD_NOT_FOUND.into()),
         }
     };
-    carried_out.await.map_err(Failure::into)
+    let carried_out = carried_out.await.map_err(Failure::into);
+    control.events_written().await;
+    carried_out
 }
 
 fn done<T: Serialize>(result: Result<T, Failure>) -> Result<Done, Failure> {

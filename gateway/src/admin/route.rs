@@ -263,10 +263,15 @@ impl Routes {
                 // Requests on one connection may follow each other without a pause: each takes a separate
                 // turn.
                 yield_now().await;
-                match called {
+                let answer = match called {
                     Called::Method(named) => api::answer(&self.control, named, &body).await,
                     Called::Older => batch::older(&self.control, &body).await,
+                };
+                // Those that answer much change nothing, so they have no events.
+                if !matches!(called, Called::Method(Named::Method(call)) if call.answers_much()) {
+                    self.control.events_written().await;
                 }
+                answer
             }
             Err(answer) => *answer,
         }

@@ -201,3 +201,22 @@ async fn the_description_of_the_api_is_for_those_with_the_key() {
     assert_eq!(description["openapi"], "3.1.0");
     assert_eq!(admin.post("/api/openapi.json", KEY, "").await.status, 405);
 }
+
+#[tokio::test]
+async fn a_request_with_many_publications_waits_once_for_a_disk_that_takes_nothing() {
+    let told = "[namespaces.told]\nevents = ['published']\n\
+        [upstreams.backend]\nurl = 'http://127.0.0.1:9'\n[events]\nupstream = 'backend'";
+    let admin = Admin::start(&format!("{CONFIG}\n{told}"));
+    // An answer that takes longer than 20 seconds is none.
+    let channels: Vec<_> = (0..30).map(|number| format!("told:{number}")).collect();
+    let answer = admin.api("broadcast", json!({"channels": channels, "data": 1})).await;
+    assert_eq!(answer["result"]["responses"].as_array().map(Vec::len), Some(30), "{answer}");
+    let publish = |channel: &String| json!({"publish": {"channel": channel, "data": 1}});
+    let commands: Vec<_> = channels.iter().map(publish).collect();
+    let answer = admin.api("batch", json!({"commands": commands})).await;
+    assert_eq!(answer["replies"].as_array().map(Vec::len), Some(30), "{answer}");
+    let command = |channel| json!({"method": "publish", "params": {"channel": channel, "data": 1}});
+    let commands: Vec<_> = channels.iter().map(|channel| command(channel).to_string()).collect();
+    let answer = admin.post("/api", KEY, &commands.join("\n")).await;
+    assert_eq!(answer.body.lines().count(), 30, "{}", answer.body);
+}
