@@ -333,7 +333,8 @@ impl Upstreams {
         let payload = content(&id).into();
         let (plugin, connection, user) = Default::default();
         let event = Event { id, kind, plugin, connection, user, at, payload };
-        if upstream.queue.has_room(event.payload.len()) {
+        let queue = &upstream.queue;
+        if queue.has_room(event.payload.len()) || kind == Kind::GatewayStarted && queue.has_room_for_start() {
             self.accept(upstream, event);
         } else if !upstream.queue.refuse(event) {
             upstream.metrics.lost(kind.index());
@@ -359,7 +360,7 @@ impl Upstreams {
     /// Notifies the sender once every event that was accepted before is in the spool.
     pub fn when_written(&self, sender: oneshot::Sender<()>) {
         if self.handover.has_unwritten() {
-            self.handover.put(Job::Notify(sender));
+            self.handover.when_written(sender);
         } else {
             let _ = sender.send(());
         }

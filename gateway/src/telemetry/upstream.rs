@@ -145,7 +145,7 @@ impl UpstreamMetrics {
         self.sent[kind].inc();
     }
 
-    /// Counts an event that was lost, because there was no room to give it up.
+    /// Counts an event that was lost: there was no room to give it up.
     pub fn lost(&self, kind: usize) {
         self.lost[kind].inc();
     }
@@ -164,6 +164,15 @@ impl UpstreamMetrics {
         if attempt == 1 && self.retried.get().is_power_of_two() {
             warn!(upstream = &*self.name, why, "upstream does not accept events; retrying");
         }
+    }
+
+    /// Counts an event that was given up and is in no file, although there is one for it.
+    pub fn given_up_unwritten(&self, kind: usize, id: &str, why: &str) {
+        self.lost(kind);
+        error!(
+            upstream = &*self.name,
+            id, why, "event lost: it was given up and is not in the dead-letter file"
+        );
     }
 
     /// Counts an event that was given up.

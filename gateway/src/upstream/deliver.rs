@@ -109,7 +109,7 @@ impl Delivery {
                     }
                     // What was emitted last is on its way into the queue.
                     let (sender, written) = oneshot::channel();
-                    self.handover.put(Job::Notify(sender));
+                    self.handover.when_written(sender);
                     let _ = timeout(SETTLED_WITHIN, written).await;
                 }
                 () = end(until) => break,
@@ -165,12 +165,16 @@ impl Delivery {
         let at = self.clock.now().unix;
         let lines =
             events.iter().map(|event| Letter { upstream: name, event, attempts, why, at }.line()).collect();
-        if let Err(error) = self.dead.write(lines).await {
+        let written = self.dead.write(lines).await;
+        if let Err(error) = &written {
             let lost = events.len();
             seldom!(error, upstream = name, %error, lost, "failed to write to the dead-letter file");
         }
         for event in &events {
-            self.upstream.metrics.dead(event.kind.index(), &event.id, why);
+            match written {
+                Ok(()) => self.upstream.metrics.dead(event.kind.index(), &event.id, why),
+                Err(_) => self.upstream.metrics.given_up_unwritten(event.kind.index(), &event.id, why),
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `Handover` passes events to the thread that writes the spools, which is the only one that does: a worker
 //! never waits for a disk. An event goes into the queue of its upstream once it is written.
 
-use std::mem::take;
+use std::mem::{swap, take};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -16,15 +16,15 @@ use crate::seldom::seldom;
 /// Capacity for jobs that is kept after a burst.
 const CAPACITY_KEPT: usize = 4096;
 
-/// What the thread has to do. Events are bounded by the queues of their upstreams, the rest by the events and
-/// by the requests that wait for an answer.
+/// Number of those that wait from which on some may have given up.
+const WAITING_MIN: usize = 64;
+
+/// What the thread has to do. Jobs are bounded by the events in the queues of the upstreams.
 pub(super) enum Job {
     /// Write an event and queue it. The number is that of its upstream.
     Event(usize, Event),
     /// These events of an upstream were delivered or given up.
     Finished(usize, Vec<Place>),
-    /// Say that everything before is written.
-    Notify(oneshot::Sender<()>),
 }
 
 /// See the module.
@@ -39,8 +39,19 @@ pub(super) struct Handover {
 #[derive(Default)]
 struct Jobs {
     list: Vec<Job>,
+    /// Those that wait until everything in the list is written. Bounded by those that still do, because a
+    /// disk may take longer than any of them waits.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// The number of them at which to look for those that have given up.
+    look_at: usize,
     /// No further job comes.
     closed: bool,
+}
+
+impl Jobs {
+    fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.waiting.is_empty()
+    }
 }
 
 impl Handover {
@@ -49,11 +60,26 @@ impl Handover {
         if matches!(job, Job::Event(..)) {
             self.unwritten.fetch_add(1, Ordering::AcqRel);
         }
+        self.change(|jobs| jobs.list.push(job));
+    }
+
+    /// Notifies the sender once everything before is written.
+    pub(super) fn when_written(&self, sender: oneshot::Sender<()>) {
+        self.change(|jobs| {
+            if jobs.waiting.len() >= jobs.look_at.max(WAITING_MIN) {
+                jobs.waiting.retain(|sender| !sender.is_closed());
+                jobs.look_at = 2 * jobs.waiting.len();
+            }
+            jobs.waiting.push(sender);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Jobs)) {
         let mut jobs = self.lock();
-        jobs.list.push(job);
-        let first = jobs.list.len() == 1;
+        let was_empty = jobs.is_empty();
+        change(&mut jobs);
         drop(jobs);
-        if first {
+        if was_empty {
             self.arrived.notify_one();
         }
     }
@@ -72,15 +98,13 @@ impl Handover {
     /// Writes until [`close`](Self::close).
     pub(super) fn run(&self, upstreams: &[Arc<Upstream>], mut spools: Vec<Option<Spool>>, clock: Clock) {
         let mut jobs = Vec::new();
-        while self.take(&mut jobs) {
+        while let Some(waiting) = self.take(&mut jobs) {
             let mut work: Vec<(Vec<Arc<Event>>, Vec<Place>)> = Vec::new();
             work.resize_with(upstreams.len(), Default::default);
-            let mut waiting = Vec::new();
             for job in jobs.drain(..) {
                 match job {
                     Job::Event(upstream, event) => work[upstream].0.push(Arc::new(event)),
                     Job::Finished(upstream, places) => work[upstream].1.extend(places),
-                    Job::Notify(sender) => waiting.push(sender),
                 }
             }
             for ((upstream, spool), (events, finished)) in upstreams.iter().zip(&mut spools).zip(work) {
@@ -136,18 +160,46 @@ impl Handover {
         upstream.queue.put(waiting);
     }
 
-    /// Waits for jobs and takes all of them. False if there are none and no further one comes.
-    fn take(&self, into: &mut Vec<Job>) -> bool {
+    /// Waits for jobs, takes all of them, and returns those that wait for their end. `None` if there is
+    /// nothing to do and no further job comes.
+    fn take(&self, into: &mut Vec<Job>) -> Option<Vec<oneshot::Sender<()>>> {
         if into.capacity() > CAPACITY_KEPT {
             *into = Vec::new();
         }
-        let idle = |jobs: &mut Jobs| jobs.list.is_empty() && !jobs.closed;
+        let idle = |jobs: &mut Jobs| jobs.is_empty() && !jobs.closed;
         let mut jobs = self.arrived.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        *into = take(&mut jobs.list);
-        !into.is_empty()
+        if jobs.is_empty() {
+            return None;
+        }
+        swap(into, &mut jobs.list);
+        jobs.look_at = 0;
+        Some(take(&mut jobs.waiting))
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn who_does_not_wait_any_more_is_forgotten_although_the_disk_takes_nothing() {
+        // No thread writes, as if it waited for the disk.
+        let handover = Handover::default();
+        let (sender, mut written) = oneshot::channel();
+        handover.when_written(sender);
+        for _ in 0..100_000 {
+            handover.when_written(oneshot::channel().0);
+        }
+        let kept = handover.lock().waiting.len();
+        assert!(kept <= 2 * WAITING_MIN, "{kept} are kept, and one waits");
+        handover.close();
+        handover.run(&[], Vec::new(), Clock::start());
+        assert_eq!(written.try_recv(), Ok(()), "who does is notified");
     }
 }

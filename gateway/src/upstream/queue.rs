@@ -20,6 +20,10 @@ const EVENT_BYTES: usize = 256;
 const REFUSED_EVENTS_MAX: u64 = 1024;
 const REFUSED_BYTES_MAX: u64 = 4 << 20;
 
+/// Starts of the gateway that a full queue takes in addition: what the events before them say is not over
+/// otherwise.
+const STARTS_MAX: u64 = 100;
+
 /// A queue of events, bounded in number and bytes. An event counts from the moment it was accepted until it
 /// is delivered or given up.
 pub(super) struct Queue {
@@ -83,6 +87,11 @@ impl Queue {
             && self.metrics.spool_bytes() + bytes <= self.spool_bytes_max
     }
 
+    /// Whether one more event fits that says that a process has started.
+    pub(super) fn has_room_for_start(&self) -> bool {
+        self.metrics.queued().0 < self.events_max + STARTS_MAX
+    }
+
     /// Counts an event that was accepted. Must be followed by one [`done`](Self::done).
     pub(super) fn accepted(&self, event: &Event) {
         self.metrics.entered(size(event));
@@ -95,13 +104,14 @@ impl Queue {
     }
 
     /// Keeps an event that found the queue full, until it is given up. As many of them are kept as the queue
-    /// may have events and bytes, or [`REFUSED_EVENTS_MAX`]; false if this one is not.
+    /// may have events and bytes, or [`REFUSED_EVENTS_MAX`], but always one; false if this one is not.
     pub(super) fn refuse(&self, event: Event) -> bool {
         let mut inner = self.lock();
-        let bytes = inner.refused_bytes + size(&event);
-        if inner.refused.len() as u64 >= self.events_max.max(REFUSED_EVENTS_MAX)
-            || bytes > self.bytes_max.max(REFUSED_BYTES_MAX)
-        {
+        let (count, bytes) = (inner.refused.len() as u64, inner.refused_bytes + size(&event));
+        let is_full =
+            count >= self.events_max.max(REFUSED_EVENTS_MAX) || bytes > self.bytes_max.max(REFUSED_BYTES_MAX);
+        // One of any size: it may be larger than the whole queue.
+        if count > 0 && is_full {
             return false;
         }
         inner.refused_bytes = bytes;

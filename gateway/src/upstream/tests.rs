@@ -119,6 +119,19 @@ async fn an_event_that_no_attempt_brings_there_is_kept_in_the_file() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_given_up_and_is_in_no_file_counts_as_lost() {
+    let server = Server::start(|_, _| answer(410, "", "")).await;
+    let folder = tempfile::tempdir().unwrap();
+    // Like a file on a full disk, a folder takes no line.
+    std::fs::create_dir(folder.path().join("dead.jsonl")).unwrap();
+    let running = Running::start_in(folder, &server, "");
+    let metrics = running.metrics.node.upstreams()[0].clone();
+    running.emit("x");
+    running.stop_within(SOON).await;
+    assert_eq!(metrics.outcomes().collect::<Vec<_>>(), [("lost", "emitted", 1)]);
+}
+
+#[tokio::test]
 async fn an_answer_that_will_not_change_is_final() {
     let server = Server::start(|_, _| answer(302, "location: http://127.0.0.1:1/\r\n", "")).await;
     let running = Running::start(&server, "");
@@ -185,6 +198,17 @@ async fn events_of_the_gateway_come_in_lists_between_those_of_plugins() {
     assert_eq!(bodies[1], "of a plugin");
     assert!(header(&server.seen()[0], "webhook-id").starts_with("batch_"));
     assert_eq!(header(&server.seen()[0], "gateway-events"), "2");
+}
+
+#[tokio::test]
+async fn an_event_that_is_larger_than_the_queue_is_given_up_and_not_lost() {
+    let server = Server::start(|_, _| answer(200, "", "")).await;
+    let running = Running::start(&server, "queue_bytes_max = '64KiB'");
+    let large = |id: &str| format!("{{\"id\":\"{id}\",\"data\":\"{}\"}}", "x".repeat(5 << 20)).into_bytes();
+    running.upstreams.tell("shop", Kind::Published, 7, large);
+    let (dead, _) = running.stop_within(SOON).await;
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0]["why"], "the queue of the upstream was full");
 }
 
 #[tokio::test]
