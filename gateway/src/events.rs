@@ -9,6 +9,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +17,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use crate::backplane::occupancy::OccupancyObserver;
 use crate::backplane::{Backplane, NewPublication, Outcome, Published, ReplyTo};
@@ -27,11 +30,15 @@ use crate::protocol::channel::Channel;
 use crate::protocol::code::Unsubscribe;
 use crate::protocol::push::Member;
 use crate::protocol::tags::Tags;
+use crate::seldom::seldom;
 use crate::upstream::{Kind, Upstreams};
 
 /// File with the name of the last run, in the folder of the spools.
 const RUN: &str = "run";
 const RUN_BYTES_MAX: u64 = 64;
+
+/// Pause between two attempts to write it.
+const NAME_AGAIN: Duration = Duration::from_secs(1);
 
 /// Tells an upstream what happens. Cheap to clone.
 #[derive(Clone)]
@@ -130,18 +137,41 @@ impl Events {
     }
 
     /// Tells that this process has started, and which one has used the folder of the spools before: what that
-    /// one told as open is over.
+    /// one told as open is over. The future writes the name of this run for the next one, again and again as
+    /// long as the disk takes nothing. Not before the event is in its spool: a process that is killed until
+    /// then must leave the name of the run before, of which nobody was told that it is over.
     ///
     /// # Errors
     ///
-    /// If the name of this run cannot be written for the next one.
-    pub fn started(&self, folder: &Path, now: Now) -> std::io::Result<()> {
-        let Some(inner) = &self.inner else { return Ok(()) };
-        let previous = files::read(&folder.join(RUN), RUN_BYTES_MAX)?;
-        let previous = previous.and_then(|(_, bytes)| String::from_utf8(bytes).ok());
-        let facts = Facts { previous_run: previous.as_deref(), ..Facts::default() };
-        inner.tell(Kind::GatewayStarted, now.unix, facts);
-        files::write(folder, RUN, &[inner.run.as_bytes()])
+    /// If the name of the run before cannot be read.
+    pub fn started(
+        &self,
+        folder: &Path,
+        now: Now,
+    ) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
+        let previous = match &self.inner {
+            Some(_) => files::read(&folder.join(RUN), RUN_BYTES_MAX)?,
+            None => None,
+        };
+        if let Some(inner) = &self.inner {
+            let previous = previous.and_then(|(_, bytes)| String::from_utf8(bytes).ok());
+            let facts = Facts { previous_run: previous.as_deref(), ..Facts::default() };
+            inner.tell(Kind::GatewayStarted, now.unix, facts);
+        }
+        let (inner, written, folder) = (self.inner.clone(), self.written(), folder.to_owned());
+        Ok(async move {
+            let Some(inner) = inner else { return };
+            if let Some(written) = written
+                && written.await.is_err()
+            {
+                // The process ends.
+                return;
+            }
+            while let Err(error) = inner.name_run(&folder).await {
+                seldom!(error, %error, "failed to write the name of this run to `plugins.state_folder`; a process that is started next would not tell that this one is over");
+                sleep(NAME_AGAIN).await;
+            }
+        })
     }
 
     /// Whether the end of each client is told, so that another gateway has to do it if this one dies.
@@ -252,6 +282,13 @@ impl OccupancyObserver for Events {
 }
 
 impl Inner {
+    /// Writes the name of this run for the next one.
+    async fn name_run(&self, folder: &Path) -> std::io::Result<()> {
+        let (folder, run) = (folder.to_owned(), self.run.clone());
+        let write = move || files::write(&folder, RUN, &[run.as_bytes()]);
+        spawn_blocking(write).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    }
+
     fn tell(&self, kind: Kind, time: u64, facts: Facts<'_>) {
         self.upstreams.tell(&self.upstream, kind, time, |id| {
             let (gateway, run) = (&*self.gateway, &*self.run);
@@ -292,5 +329,48 @@ impl<'e> Facts<'e> {
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Events").field(&self.inner.as_ref().map(|inner| &inner.upstream)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::fs::read_to_string;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::egress::Client;
+    use crate::supervisor::Supervisor;
+    use crate::telemetry::metrics::Metrics;
+    use crate::upstream::Stop;
+
+    #[tokio::test]
+    async fn the_name_of_a_run_replaces_the_one_before_only_when_its_start_is_in_the_spool() {
+        let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::start());
+        let text = "[upstreams.shop]\nurl = 'http://127.0.0.1:9'\n[events]\nupstream = 'shop'";
+        let config = Arc::new(Config::parse(text, "test").unwrap());
+        std::fs::write(folder.path().join(RUN), "before").unwrap();
+        let metrics = Metrics::new(1);
+        let upstreams =
+            Upstreams::new(&config.upstreams, folder.path(), Client::new(), &metrics.node, clock, 7).unwrap();
+        let events = Events::new(&config, &upstreams, "machine", "now");
+        let mut naming = pin!(events.started(folder.path(), clock.now()).unwrap());
+        let run = || read_to_string(folder.path().join(RUN)).unwrap();
+        assert!(naming.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(run(), "before", "nothing is written yet: a kill now must not hide that run");
+        let (stop, stopped) = watch::channel(Stop::No);
+        let running = tokio::spawn(upstreams.run(stopped, Supervisor::default()));
+        naming.await;
+        assert_eq!(run(), "now");
+        stop.send_replace(Stop::At(Duration::ZERO));
+        running.await.unwrap();
+        let spool = std::fs::read_dir(folder.path().join("shop.spool")).unwrap();
+        let spool: String = spool.map(|file| read_to_string(file.unwrap().path()).unwrap()).collect();
+        assert!(spool.contains(r#""previous_run":"before""#), "{spool}");
     }
 }

@@ -182,6 +182,9 @@ impl Gateway {
             if config.namespaces.tell_occupancy() {
                 serve::start_ticks(parts.backplane.clone(), clock);
             }
+            // Before anything else can be told.
+            let naming = parts.events.started(&state.upstreams(), clock.now());
+            let naming = naming.context("failed to read the run before in `plugins.state_folder`")?;
             tokio::spawn(supervisor.forever("revocations", self.keeper.run()));
             let mut network = self.network.zip(runtimes.backplane.as_ref()).map(|(runner, runtime)| {
                 serve::start_network(runner, runtime, &parts, &control, clock, &supervisor)
@@ -192,9 +195,8 @@ impl Gateway {
                     admin::serve(listener, config.clone(), encryption.admin.clone(), control.clone());
                 tokio::spawn(supervisor.forever("admin", serving));
             }
-            let told = parts.events.started(&state.upstreams(), clock.now());
-            told.context("failed to write the name of this run to `plugins.state_folder`")?;
             let upstreams = serve::start_upstreams(&parts.upstreams, &runtimes.outgoing, &supervisor);
+            serve::name_run(naming).await;
             let consumers = serve::start_consumers(
                 consumer::Parts {
                     configured: config.consumers.clone(),

@@ -36,6 +36,9 @@ const TEND: Duration = Duration::from_secs(30);
 /// How long the first clients wait for a connection to the backplane.
 const CONNECTING: Duration = Duration::from_secs(2);
 
+/// How long clients wait until the name of this run is written.
+const NAMED_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long after the end of the drain a worker is still waited for: one that ends does so at once.
 const STUCK: Duration = Duration::from_secs(2);
 
@@ -249,6 +252,11 @@ pub(super) fn start_upstreams(
 ) -> Delivering {
     let (stop, stopped) = watch::channel(Stop::No);
     Delivering { stop, task: runtime.spawn(upstreams.clone().run(stopped, supervisor.clone())) }
+}
+
+/// Has the name of this run written for the next one. A disk that takes nothing does not keep clients out.
+pub(super) async fn name_run(naming: impl Future<Output = ()> + Send + 'static) {
+    let _ = tokio::time::timeout(NAMED_WITHIN, tokio::spawn(naming)).await;
 }
 
 /// Carries out commands of queues while the gateway runs.

@@ -266,6 +266,26 @@ async fn a_queue_that_is_full_gives_up_the_newest_and_says_so() {
 }
 
 #[tokio::test]
+async fn the_next_start_is_told_although_the_queue_is_full() {
+    let endpoint = Endpoint::start(|_, _| Reply::never()).await;
+    let (gateway, _folder) = telling(&endpoint, "queue_events_max = 10\ntimeout = '1m'");
+    let mut gateway = gateway.start().await;
+    let mut client = Client::connect(&gateway).await;
+    for number in 0..30 {
+        client.publish("room:1", json!(number)).await;
+    }
+    let other = Endpoint::start(|_, _| Reply::status(200)).await;
+    let url = format!("drain.deadline = '1s'\n[upstreams.shop]\nurl = '{}'", other.url("/events"));
+    gateway.restart_with(&url).await;
+    let starts = |told: &[Value]| {
+        told.iter().filter(|event| event["type"] == "gateway_started").cloned().collect::<Vec<_>>()
+    };
+    let told = until(&other, "both starts", |told| starts(told).len() == 2).await;
+    let starts = starts(&told);
+    assert_eq!(starts[1]["previous_run"], starts[0]["run"], "the client of that run is gone");
+}
+
+#[tokio::test]
 async fn one_event_that_the_backend_cannot_take_does_not_take_others_along() {
     let poison =
         |request: &Received, _| Reply::status(if request.text().contains("poison") { 422 } else { 200 });
