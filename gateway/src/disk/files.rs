@@ -33,6 +33,11 @@ pub(crate) fn open_private(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Creates a file for this user only. One that is there is an error.
+pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// Reads a file of at most `bytes_max` bytes; `None` if it does not exist. A file that others could have
 /// written is an error.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(File, Vec<u8>)>> {
@@ -84,7 +89,7 @@ pub(crate) fn sweep(folder: &Path) {
 fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     // An existing file is a leftover, or another user's link: it must not be written through.
     let _ = fs::remove_file(path);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = create_private(path)?;
     for part in parts {
         file.write_all(part)?;
     }

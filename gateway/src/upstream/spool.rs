@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,9 @@ impl Spool {
     /// Opens the spool in this folder, which is made for this user only.
     pub(super) fn open(folder: &Path, bytes_max: u64) -> io::Result<(Self, Left)> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        if let Some(why) = files::mistrust(&fs::metadata(folder)?) {
+            return Err(io::Error::other(why));
+        }
         let segment_bytes = (bytes_max / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let mut spool = Self {
             folder: folder.to_owned(),
@@ -90,7 +93,7 @@ impl Spool {
     }
 
     /// Writes events, and returns the place of the first; the others follow. After an error none of them is
-    /// in the spool.
+    /// in the spool, unless the disk did not let go of what it took.
     pub(super) fn append<'e>(&mut self, events: impl Iterator<Item = &'e Event>) -> io::Result<Place> {
         let first = self.next;
         let mut lines = Vec::new();
@@ -102,8 +105,9 @@ impl Spool {
             });
             next += 1;
         }
-        self.write(&lines)?;
+        // Also if it fails: some of the lines may be in the file, and no other event may have their places.
         self.next = next;
+        self.write(&lines)?;
         if let Some(segment) = self.segments.back_mut() {
             segment.left.extend(first..next);
         }
@@ -165,17 +169,19 @@ impl Spool {
         }
         if self.file.is_none() {
             let path = self.folder.join(format!("{:016}{ENDING}", self.next_segment));
-            let file = files::open_private(&path)?;
-            file.set_len(0)?;
+            // Also if it fails: the next attempt is another file, whatever is there.
             self.next_segment += 1;
-            self.file = Some(file);
+            self.file = Some(files::create_private(&path)?);
             self.segments.push_back(Segment { path, bytes: 0, left: BTreeSet::new() });
         }
         let (Some(file), Some(segment)) = (&mut self.file, self.segments.back_mut()) else { return Ok(()) };
         if let Err(error) = file.write_all(lines) {
-            // What was written of them is taken back, or else it is a damaged line.
-            let _ = file.set_len(segment.bytes);
-            let _ = file.seek(SeekFrom::Start(segment.bytes));
+            // What was written of them is taken back. If that fails, too, it stays, and nothing follows it in
+            // this file, where it would make one line with it.
+            let is_back = file.set_len(segment.bytes).is_ok();
+            if !is_back || file.seek(SeekFrom::Start(segment.bytes)).is_err() {
+                self.file = None;
+            }
             return Err(error);
         }
         segment.bytes += lines.len() as u64;
@@ -184,16 +190,20 @@ impl Spool {
 
     /// Reads what an earlier process left, and removes its files that say nothing any more.
     fn read(&mut self) -> io::Result<Left> {
-        let mut paths: Vec<PathBuf> = fs::read_dir(&self.folder)?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| number_of(path).is_some())
-            .collect();
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            paths.extend(number_of(&path).map(|number| (number, path)));
+        }
         paths.sort();
         let (mut events, mut skipped) = (BTreeMap::new(), 0);
-        for path in paths {
-            self.next_segment = self.next_segment.max(number_of(&path).unwrap_or(0) + 1);
-            let mut bytes = Vec::new();
-            File::open(&path)?.read_to_end(&mut bytes)?;
+        for (number, path) in paths {
+            self.next_segment = self.next_segment.max(number + 1);
+            // Nobody else may tell the upstream something in the name of the gateway.
+            let Some((_, bytes)) = files::read(&path, u64::MAX).map_err(|error| of_file(&path, &error))?
+            else {
+                continue;
+            };
             let mut segment = Segment { path, bytes: bytes.len() as u64, left: BTreeSet::new() };
             for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 match read_line(line) {
@@ -256,9 +266,14 @@ fn checksum(content: &[u8]) -> String {
     digest::hex(&Sha256::digest(content)[..CHECKSUM_CHARS / 2])
 }
 
+/// An error that names the file.
+fn of_file(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// The number of a segment; `None` for other files.
 fn number_of(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_suffix(ENDING)?.parse().ok()
+    path.file_name()?.to_str()?.strip_suffix(ENDING)?.parse().ok().filter(|number| *number < u64::MAX)
 }
 
 #[cfg(test)]

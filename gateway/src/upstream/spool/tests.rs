@@ -144,17 +144,54 @@ fn files_are_private_and_others_are_left_alone() {
     assert_eq!(files(&folder), [folder.path().join("notes")]);
 }
 
+/// A file that can only be read stands for a disk that takes nothing, nor gives back what it took.
+fn broken(folder: &TempDir) -> Option<File> {
+    Some(OpenOptions::new().read(true).open(&files(folder)[0]).unwrap())
+}
+
 #[test]
 fn a_disk_that_takes_nothing_is_an_error_and_what_was_there_stays() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = filled(&folder, 1..=2);
-    // A file that can only be read stands for a disk that takes nothing.
-    spool.file = Some(OpenOptions::new().read(true).open(&files(&folder)[0]).unwrap());
+    spool.file = broken(&folder);
     assert!(spool.append([&event(3)].into_iter()).is_err());
+    spool.file = broken(&folder);
     assert!(spool.finish(&[1]).is_err(), "nothing says that it is finished");
     assert_eq!(found(&folder), (vec!["1".into(), "2".into()], 0), "it is sent again");
-    spool.file = Some(OpenOptions::new().append(true).open(&files(&folder)[0]).unwrap());
-    assert_eq!(spool.append([&event(3)].into_iter()).unwrap(), 3);
-    spool.finish(&[3]).unwrap();
+    assert_eq!(spool.append([&event(3)].into_iter()).unwrap(), 4, "something may have the place 3");
+    spool.finish(&[4]).unwrap();
     assert_eq!(found(&folder), (vec!["2".into()], 0), "with the next word also what failed before is said");
+}
+
+#[test]
+fn what_a_disk_did_not_give_back_takes_no_other_event_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = filled(&folder, 1..=2);
+    let path = &files(&folder)[0];
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, [&bytes[..], &bytes[..20]].concat()).unwrap();
+    spool.file = broken(&folder);
+    assert!(spool.append([&event(3)].into_iter()).is_err());
+    spool.append([&event(4)].into_iter()).unwrap();
+    assert_eq!(found(&folder), (["1", "2", "4"].map(String::from).to_vec(), 1));
+}
+
+#[test]
+fn what_others_could_have_written_is_not_sent_in_the_name_of_the_gateway() {
+    let open = |folder: &TempDir| Spool::open(folder.path(), BYTES_MAX).unwrap_err().to_string();
+    let of = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    drop(filled(&folder, 1..=1));
+    of(folder.path(), 0o777);
+    assert!(open(&folder).contains("may be written to by others"));
+    of(folder.path(), 0o700);
+    let path = &files(&folder)[0];
+    of(path, 0o666);
+    let error = open(&folder);
+    assert!(error.contains("may be written to by others") && error.contains(".events"), "{error}");
+    of(path, 0o600);
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::rename(path, elsewhere.path().join("file")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("file"), path).unwrap();
+    open(&folder);
 }
