@@ -1,15 +1,21 @@
-//! [`DeadLetters`] keeps what was given up as JSON lines in a file, for an operator to inspect and send again.
+//! [`DeadLetters`] keeps what was given up as JSON lines in a file, for an operator to inspect and to send
+//! again.
 //!
 //! Each write ends with a sync, so a line is on the disk before the next item is given up. A file that has
 //! reached its size limit is renamed to end in `.1` and replaces the older one, so there are never more than
 //! two files.
 
-use std::fs::{File, OpenOptions, rename};
+use std::fs::{File, Metadata, OpenOptions, metadata, rename};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::{FlockOperation, flock};
 use tokio::task::spawn_blocking;
+
+/// How often a file that was taken away at the moment it was opened is opened again.
+const TAKEN_AWAY_MAX: usize = 10;
 
 /// A dead-letter file. Without one, nothing is written. Cheap to clone; clones share the file.
 #[derive(Clone)]
@@ -47,6 +53,14 @@ impl DeadLetters {
 
 impl Rotating {
     fn write(&mut self, lines: &[Vec<u8>]) -> io::Result<()> {
+        let added = self.add(lines);
+        // Not kept open: the file may be taken away, to be sent again. After an error it is looked at again.
+        let file = self.open.take();
+        added?;
+        file.map_or(Ok(()), |file| file.sync_data())
+    }
+
+    fn add(&mut self, lines: &[Vec<u8>]) -> io::Result<()> {
         for line in lines {
             let size = self.file()?.metadata()?.len();
             if size > 0 && size + line.len() as u64 > self.bytes_max {
@@ -54,8 +68,7 @@ impl Rotating {
             }
             self.file()?.write_all(line)?;
         }
-        // Not kept open: the file may be taken away, to be sent again.
-        self.open.take().map_or(Ok(()), |file| file.sync_data())
+        Ok(())
     }
 
     fn file(&mut self) -> io::Result<&mut File> {
@@ -77,13 +90,46 @@ impl Rotating {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
+/// Opens a file of JSON lines to add some, and ends a last line that was not written completely: the next one
+/// would be lost with it. The file is locked until it is closed, so that whoever takes it away reads what is
+/// added to it meanwhile.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let mut file = open_and_lock(path)?;
+    for _ in 0..TAKEN_AWAY_MAX {
+        if is_at(&file, path) {
+            break;
+        }
+        file = open_and_lock(path)?;
+    }
+    let mut last = [b'\n'];
+    let size = file.metadata()?.len();
+    if size > 0 {
+        file.read_exact_at(&mut last, size - 1)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
+}
+
+fn open_and_lock(path: &Path) -> io::Result<File> {
     // Payloads are private.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    let file = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
+    lock(&file);
+    Ok(file)
+}
+
+/// Waits until nobody adds to a file, until it is closed. Not every file system has locks.
+pub(crate) fn lock(file: &File) {
+    if let Err(error) = flock(file, FlockOperation::LockExclusive) {
+        tracing::debug!(%error, "failed to lock a dead-letter file; what is added while it is replayed may be lost");
+    }
+}
+
+/// Whether it is still there and was not taken away.
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    file.metadata().ok().map(place) == metadata(path).ok().map(place)
 }
 
 #[cfg(test)]
@@ -100,11 +146,24 @@ mod tests {
         for _ in 0..5 {
             let mut file = Rotating { path: path.clone(), bytes_max: 100, open: None };
             for _ in 0..5 {
-                file.write(&[vec![b'x'; 40], vec![b'y'; 40]]).unwrap();
+                file.write(&[b'x', b'y'].map(|byte| [vec![byte; 39], b"\n".to_vec()].concat())).unwrap();
                 assert!(size("dead.jsonl") <= 100 && size("dead.jsonl.1") <= 100);
             }
         }
         assert_eq!((size("dead.jsonl"), size("dead.jsonl.1")), (80, 80), "the newest are there");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_takes_no_other_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead.jsonl");
+        std::fs::write(&path, "{\"a\":1}\n{\"cut").unwrap();
+        let mut file = Rotating { path: path.clone(), bytes_max: 1000, open: None };
+        for line in ["{\"b\":1}\n", "{\"c\":1}\n"] {
+            file.write(&[line.into()]).unwrap();
+        }
+        let lines = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(lines, "{\"a\":1}\n{\"cut\n{\"b\":1}\n{\"c\":1}\n");
     }
 }

@@ -1,9 +1,9 @@
 //! Sends dead letters again: [`Letters`] takes them out of a file and puts back what was not delivered,
 //! while the gateway may write further ones; [`send`] delivers one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::deliver::Parcel;
 use super::record;
 use crate::clock::Clock;
 use crate::config;
+use crate::dead_letters;
 use crate::egress::{Client, Reach, Url};
 
 /// Ending of the name of a file whose letters are being sent.
@@ -62,7 +63,11 @@ impl Letters {
     ///
     /// If the file cannot be written; then all letters stay where they are.
     pub fn finish(self, left: &[Vec<u8>]) -> io::Result<()> {
-        let bytes = fs::read(&self.taken)?;
+        // The gateway may have opened it before it was taken.
+        let mut taken = File::open(&self.taken)?;
+        dead_letters::lock(&taken);
+        let mut bytes = Vec::new();
+        taken.read_to_end(&mut bytes)?;
         let added = lines_of(bytes.get(self.read..).unwrap_or_default());
         let mut back = Vec::new();
         for line in left.iter().chain(&added) {
@@ -70,7 +75,8 @@ impl Letters {
             back.push(b'\n');
         }
         if !back.is_empty() {
-            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
+            self.create_for(&taken.metadata()?)?;
+            let mut file = dead_letters::open(&self.path)?;
             file.write_all(&back)?;
             file.sync_data()?;
         }
@@ -79,6 +85,22 @@ impl Letters {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let _ = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
         Ok(())
+    }
+
+    /// Creates the file if there is none, for the owner of the letters: whoever replays may be another user
+    /// than the gateway, which has to write there again.
+    fn create_for(&self, owner: &Metadata) -> io::Result<()> {
+        // A link is not followed: what is behind it must not be given away.
+        let file = match OpenOptions::new().append(true).create_new(true).mode(0o600).open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            created => created?,
+        };
+        let is = file.metadata()?;
+        if (is.uid(), is.gid()) == (owner.uid(), owner.gid()) {
+            return Ok(());
+        }
+        let given = fchown(&file, Some(owner.uid()), Some(owner.gid()));
+        given.inspect_err(|_| drop(fs::remove_file(&self.path)))
     }
 }
 
@@ -142,7 +164,41 @@ fn lines_of(bytes: &[u8]) -> Vec<Vec<u8>> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use std::os::unix::fs::chown;
+
     use super::*;
+
+    #[test]
+    fn the_gateway_may_write_to_the_file_again_whoever_has_replayed_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead.jsonl");
+        fs::write(&path, "a\n").unwrap();
+        // Only the superuser can give it to another user, and only then there is something to see.
+        let owner = if chown(&path, Some(12345), Some(12345)).is_ok() {
+            12345
+        } else {
+            fs::metadata(&path).unwrap().uid()
+        };
+        Letters::take(&path).unwrap().finish(&[b"a".to_vec()]).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().uid(), owner);
+    }
+
+    #[test]
+    fn what_the_gateway_is_writing_when_the_letters_are_taken_is_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead.jsonl");
+        fs::write(&path, "a\n").unwrap();
+        let mut gateway = dead_letters::open(&path).unwrap();
+        let letters = Letters::take(&path).unwrap();
+        let (sender, finished) = std::sync::mpsc::sync_channel(1);
+        let replay = std::thread::spawn(move || sender.send(letters.finish(&[])));
+        assert!(finished.recv_timeout(Duration::from_millis(200)).is_err(), "it waits for the gateway");
+        gateway.write_all(b"b\n").unwrap();
+        drop(gateway);
+        replay.join().unwrap().unwrap();
+        finished.recv().unwrap().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "b\n");
+    }
 
     #[test]
     fn what_was_not_delivered_is_put_back_with_what_came_meanwhile() {
