@@ -160,21 +160,22 @@ impl Session {
         self.carry_out(turn, Commands::of(self.handle.format.encoding, inbound));
     }
 
-    /// Runs a command, or holds it while a pending request has to come first. The first one after a change of
-    /// the revocations closes the connection if the client may not stay.
+    /// Runs a command, or holds it while a pending request has to come first.
     fn take_command(&mut self, now: Now, command: Command) {
-        if self.worker.revocations.generation() != self.checked
-            && let Some(close) = self.close_if_revoked(now)
-        {
-            return self.event(now, close);
-        }
         let ready = match &mut self.pending {
             Some(pending) => pending.hold(command),
             None => Some(command),
         };
         if let Some(command) = ready {
-            self.event(now, Event::Command(command));
+            self.run(now, command);
         }
+    }
+
+    /// Runs a command. The first one after a change of the revocations closes the connection if the client
+    /// may not stay.
+    fn run(&mut self, now: Now, command: Command) {
+        let event = self.close_if_changed(now).unwrap_or(Event::Command(command));
+        self.event(now, event);
     }
 
     /// Continues the work that a previous turn left: first a history that is still being read, then held

@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use super::Worker;
 
-/// Connections checked before others get their turn.
-const CHECKED_MAX: usize = 256;
+/// Connections checked before others get their turn: some microseconds for each, if the list is long.
+const CHECKED_MAX: usize = 32;
 
 /// Pause between two looks through all connections.
 const PAUSE: Duration = Duration::from_millis(50);

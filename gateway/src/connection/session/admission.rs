@@ -147,9 +147,12 @@ impl Session {
         self.worker.revocations.check(now.unix, user, token).map(closes)
     }
 
-    /// Checks an admitted client after a change of the revocations. Returns the end of the connection if it
+    /// Checks an admitted client if the revocations have changed. Returns the end of the connection if it
     /// may not stay.
-    pub(super) fn close_if_revoked(&mut self, now: Now) -> Option<Event> {
+    pub(super) fn close_if_changed(&mut self, now: Now) -> Option<Event> {
+        if self.worker.revocations.generation() == self.checked {
+            return None;
+        }
         // A change that comes after this is not missed, but checked once more.
         self.checked = self.worker.revocations.generation();
         self.admitted?;

@@ -331,9 +331,14 @@ impl Session {
 
     /// Handles a response of the backplane. Ignored if the request was given up.
     pub fn backplane_answered(&mut self, turn: &mut Turn, request_id: u32, answer: Response) {
+        let now = turn.now();
+        // Before the request is forgotten: its end undoes what it has begun.
+        if let Some(close) = self.close_if_changed(now) {
+            return self.event(now, close);
+        }
         let about = self.pending.as_mut().and_then(|pending| pending.answered(request_id, &answer));
         let Some(about) = about else { return };
-        let (now, before) = (turn.now(), self.handle.outbound.pending());
+        let before = self.handle.outbound.pending();
         if let Some(event) = self.settle(now, about, answer) {
             self.event(now, event);
         }
@@ -394,7 +399,7 @@ impl Session {
             && let Some(command) = self.pending.as_mut().and_then(|pending| pending.next_held())
         {
             let before = self.handle.outbound.pending();
-            self.event(turn.now(), Event::Command(command));
+            self.run(turn.now(), command);
             turn.spend(self.handle.outbound.pending().saturating_sub(before));
         }
     }

@@ -36,6 +36,7 @@ use crate::protocol::command::HistoryQuery;
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::Member;
 use crate::protocol::{Encoding, Framing};
+use crate::revocation::{Revocations, Subject, TOKEN_ID};
 use crate::telemetry::metrics::Metrics;
 use crate::{backplane::Order, hub::signal::Signal};
 
@@ -182,7 +183,8 @@ impl World {
         let inbox = Arc::new(Inbox::new(100_000));
         let memory = Memory::new([inbox.clone()].into(), ids, &config.memory, 7);
         let slow = Arc::new(Slow { memory, answers: Mutex::default() });
-        let mut worker = WorkerState::new(0, config, Hub::new(ids), slow.clone(), Metrics::new(1));
+        let worker = WorkerState::new(0, config, Hub::new(ids), slow.clone(), Metrics::new(1));
+        let mut worker = worker.with_revocations(Arc::new(Revocations::new(10, false)));
         worker.recorded = Some(Default::default());
         let worker = Rc::new(worker);
         let id = ids.id(NUMBER, 1);

@@ -226,3 +226,21 @@ fn a_client_that_goes_before_it_is_admitted_leaves_nothing() {
     assert!(!world.session.is_admitted());
     assert_eq!(world.heard(), [""; 0]);
 }
+
+#[test]
+fn nothing_is_carried_out_for_a_client_whose_token_was_revoked_while_an_upstream_decided() {
+    for waiting in [&[rpc(1), publish("live:a", 7)][..], &[publish("asked:a", 7)], &[subscribe("asked:a")]] {
+        let mut world = world();
+        let token = (TOKEN_ID.into(), "t1".into());
+        Arc::make_mut(&mut world.session.client.borrow_mut()).attributes.extend([token]);
+        world.send(waiting);
+        assert_eq!(world.asked().len(), 1);
+        let token = Subject::Token("t1".into());
+        world.worker.revocations.revoke(now().unix, token, None, 0).unwrap();
+        let allowed = if waiting.len() == 2 { result(2) } else { json!({ "result": {} }) };
+        world.upstream_answers(Ok(&allowed));
+        assert!(world.session.is_closed());
+        assert_eq!((world.answers_due(), world.subscriptions()), (0, 0));
+        assert_eq!(world.worker.metrics.subscriptions(), 0);
+    }
+}
