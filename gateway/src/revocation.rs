@@ -32,6 +32,9 @@ pub const TOKEN_ID: &str = "token.id";
 /// as issued before any time.
 pub const TOKEN_ISSUED: &str = "token.issued";
 
+/// Entries that are copied or looked through before others get the list.
+const AT_ONCE: usize = 1_000;
+
 /// Longest id of a token in bytes.
 pub const TOKEN_ID_BYTES_MAX: usize = 256;
 
@@ -102,8 +105,12 @@ pub struct Revocations {
     synced: watch::Sender<bool>,
     /// What the others do not have yet.
     unshared: Mutex<BTreeSet<Subject>>,
-    /// Expired entries, with their versions, that the others may drop as well.
-    expired: Mutex<BTreeMap<Subject, u64>>,
+    /// Entries that have expired or given way, with their versions: the others may drop them as well.
+    removed: Mutex<BTreeMap<Subject, u64>>,
+    /// How many rounds of the exchange have begun.
+    rounds_begun: AtomicU64,
+    /// The last of these that has read the list of the others to its end.
+    round_ended: watch::Sender<u64>,
     /// Whether the exchange with the others fails although there is a connection.
     failing: AtomicBool,
     /// Notified when the list of the others may have changed, or lacks something of this one.
@@ -128,7 +135,9 @@ impl Revocations {
             shared,
             synced: watch::Sender::new(false),
             unshared: Mutex::default(),
-            expired: Mutex::default(),
+            removed: Mutex::default(),
+            rounds_begun: AtomicU64::new(0),
+            round_ended: watch::Sender::new(0),
             failing: AtomicBool::new(false),
             look: Notify::new(),
             on_disk: AtomicU64::new(0),
@@ -171,15 +180,14 @@ impl Revocations {
         expires_at: Option<u64>,
         issued_before: u64,
     ) -> Result<Change, Full> {
-        self.store_mut().revoke(now, subject.clone(), expires_at, issued_before)?;
+        self.change(|store| store.revoke(now, subject.clone(), expires_at, issued_before))?;
         Ok(self.has_changed(subject))
     }
 
-    /// Lifts an entry before its time. `None` if there is none.
-    pub fn lift(&self, now: u64, subject: &Subject) -> Option<Change> {
-        // The others may have one that this gateway has not read yet.
-        let unread = self.shared && !self.is_synced();
-        let lifted = self.store_mut().lift(now, subject, unread);
+    /// Lifts an entry before its time. `None` if there is none. `unread` if the others may have one that this
+    /// gateway has not read yet: it is lifted as well.
+    pub fn lift(&self, now: u64, subject: &Subject, unread: bool) -> Option<Change> {
+        let lifted = self.change(|store| store.lift(now, subject, unread));
         lifted.then(|| self.has_changed(subject.clone()))
     }
 
@@ -224,10 +232,19 @@ impl Revocations {
         self.shared
     }
 
-    /// Drops what has expired. Call it now and then.
+    /// Drops what has expired, in portions, so that nobody waits long meanwhile. Call it now and then.
     pub fn sweep(&self, now: u64) {
-        let expired = self.store_mut().sweep(now);
-        self.drop_elsewhere(expired);
+        let mut after = None;
+        loop {
+            let (expired, last) = self.store().expired(now, after.as_ref(), AT_ONCE);
+            if !expired.is_empty() {
+                self.change(|store| store.remove_expired(now, &expired));
+            }
+            if last.is_none() {
+                return;
+            }
+            after = last;
+        }
     }
 
     /// Whether the list of the others has been read over the connection in use.
@@ -243,6 +260,25 @@ impl Revocations {
     /// Notes whether it has been read.
     pub fn set_synced(&self, synced: bool) {
         self.synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
+    }
+
+    /// Notes that a round of the exchange begins, and returns its number.
+    pub fn round_begins(&self) -> u64 {
+        self.rounds_begun.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Notes that a round has read the list of the others to its end.
+    pub fn round_ended(&self, round: u64) {
+        self.round_ended.send_replace(round);
+    }
+
+    /// Waits until everything is known here that others had changed before the call.
+    pub async fn caught_up(&self) {
+        // One that has begun may have read before the call.
+        let next = self.rounds_begun.load(Ordering::Acquire) + 1;
+        let mut ended = self.round_ended.subscribe();
+        self.look();
+        let _ = ended.wait_for(|round| *round >= next).await;
     }
 
     /// Notes whether the exchange with the others fails although there is a connection. Returns what was
@@ -269,7 +305,7 @@ impl Revocations {
     /// Takes in an entry of another gateway, or of the disk. The newer version of two counts.
     pub fn merge(&self, now: u64, entry: Entry) {
         let (subject, version) = (entry.subject.clone(), entry.version);
-        let merged = self.store_mut().merge(now, entry);
+        let merged = self.change(|store| store.merge(now, entry));
         match merged {
             Merged::Changed => drop(self.announce()),
             Merged::Known => (),
@@ -290,9 +326,17 @@ impl Revocations {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// Everything, with what was lifted.
+    /// Everything, with what was lifted. It is copied in portions, so that nobody waits long meanwhile.
     pub fn all(&self) -> Vec<Entry> {
-        self.store().all()
+        let mut all: Vec<Entry> = Vec::new();
+        loop {
+            let after = all.last().map(|entry| entry.subject.clone());
+            let portion = self.store().portion(after.as_ref(), AT_ONCE);
+            if portion.is_empty() {
+                return all;
+            }
+            all.extend(portion);
+        }
     }
 
     /// The others lack these: they are written again.
@@ -322,16 +366,26 @@ impl Revocations {
         self.kept.send_replace(());
     }
 
-    /// Takes expired entries, with their versions, that the others may drop: at most so many.
-    pub fn take_expired(&self, most: usize) -> Vec<(Subject, u64)> {
-        let mut expired = self.expired.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes entries that have expired or given way, with their versions: at most so many.
+    pub fn take_removed(&self, most: usize) -> Vec<(Subject, u64)> {
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
         while taken.len() < most
-            && let Some(one) = expired.pop_first()
+            && let Some(one) = removed.pop_first()
         {
             taken.push(one);
         }
         taken
+    }
+
+    /// Changes the list. The others are told what has given way for it.
+    fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let mut store = self.store_mut();
+        let result = change(&mut store);
+        let removed = store.take_removed();
+        drop(store);
+        self.drop_elsewhere(removed);
+        result
     }
 
     fn has_changed(&self, subject: Subject) -> Change {
@@ -354,9 +408,10 @@ impl Revocations {
         if !self.shared {
             return;
         }
-        let mut expired = self.expired.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = self.store().entries_max().saturating_sub(expired.len());
-        expired.extend(all.into_iter().take(room));
+        let entries_max = self.entries_max();
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = entries_max.saturating_sub(removed.len());
+        removed.extend(all.into_iter().take(room));
     }
 
     fn store(&self) -> RwLockReadGuard<'_, Store> {
@@ -374,10 +429,20 @@ impl Revocations {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
 
     fn user(name: &str) -> Subject {
         Subject::User(name.into())
+    }
+
+    /// The result of a future that is polled once.
+    fn now_or_never<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+        match std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
     }
 
     #[test]
@@ -399,7 +464,7 @@ mod tests {
         let change = list.revoke(1_000, user("ann"), None, 0).expect("room");
         let first = list.to_share(1_001, 10);
         assert_eq!(first.len(), 1);
-        let lifted = list.lift(1_001, &user("ann")).expect("it is there");
+        let lifted = list.lift(1_001, &user("ann"), false).expect("it is there");
         list.has_shared(&first);
         assert_eq!(list.to_share(1_001, 10).len(), 1, "the later version is not written yet");
         list.has_shared(&list.to_share(1_001, 10));
@@ -410,12 +475,37 @@ mod tests {
     #[test]
     fn a_gateway_that_has_not_read_the_list_lifts_what_it_does_not_know() {
         let list = Revocations::new(10, true);
-        assert!(list.lift(5_000, &user("ann")).is_some());
-        list.set_synced(true);
-        assert!(list.lift(5_000, &user("bob")).is_none());
+        assert!(list.lift(5_000, &user("ann"), true).is_some());
+        assert!(list.lift(5_000, &user("bob"), false).is_none());
         let earlier = Entry { version: 4_000, ..Entry::new(user("ann"), 0) };
         list.merge(5_000, earlier);
         assert_eq!(list.check(5_000, "ann", Token::default()), None);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_others_waits_for_a_round_that_began_later() {
+        let list = Revocations::new(10, true);
+        let before = list.round_begins();
+        let mut waiting = Box::pin(list.caught_up());
+        assert!(now_or_never(&mut waiting).is_none());
+        list.round_ended(before);
+        assert!(now_or_never(&mut waiting).is_none(), "it may have read before");
+        list.looked().await;
+        let next = list.round_begins();
+        list.round_ended(next);
+        waiting.await;
+    }
+
+    #[test]
+    fn the_list_is_copied_and_swept_in_portions() {
+        let list = Revocations::new(10_000, true);
+        for number in 0..2_500 {
+            let until = if number % 2 == 0 { 2 } else { 3 };
+            list.revoke(1_000, user(&number.to_string()), Some(until), 0).expect("room");
+        }
+        assert_eq!(list.all().len(), 2_500);
+        list.sweep(2_000);
+        assert_eq!((list.all().len(), list.take_removed(9_999).len()), (1_250, 1_250));
     }
 
     #[test]

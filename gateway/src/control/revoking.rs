@@ -51,7 +51,12 @@ impl Control {
     ///
     /// If the change could not be kept in time.
     pub async fn lift(&self, subject: &Subject) -> Result<bool, ReplyError> {
-        let Some(change) = self.inner.revocations.lift(self.now().unix, subject) else { return Ok(false) };
+        let revocations = &self.inner.revocations;
+        // Another gateway may have made the entry a moment ago: what this one lifts has to be later.
+        let unread = revocations.is_shared()
+            && (!revocations.is_synced()
+                || tokio::time::timeout(KEPT, revocations.caught_up()).await.is_err());
+        let Some(change) = revocations.lift(self.now().unix, subject, unread) else { return Ok(false) };
         tracing::info!(
             kind = subject.kind(),
             user = named(subject).as_deref(),

@@ -13,6 +13,10 @@ pub enum Subject {
     User(Box<str>),
 }
 
+/// The last version that is believed, in the year 9999: Lua compares numbers of this size exactly, and there
+/// are later versions.
+const VERSION_MAX: u64 = 253_402_300_799_000;
+
 /// How the ids of each kind begin.
 const TOKEN: &str = "token";
 const USER_TOKENS: &str = "user_tokens";
@@ -104,6 +108,9 @@ impl Entry {
         let mut next = || numbers.next().flatten();
         let (version, expires_at, issued_before, lifted) = (next()?, next()?, next()?, next()?);
         let expires_at = (expires_at != 0).then_some(expires_at);
+        if version > VERSION_MAX {
+            return None;
+        }
         Some(Self { subject, version, expires_at, issued_before, lifted: lifted != 0 })
     }
 }
@@ -136,7 +143,7 @@ mod tests {
             assert_eq!(Entry::of_text(ann(), &text).as_ref(), Some(&entry), "{text}");
             assert_eq!(Entry::of_text(ann(), &format!("{text} later")).as_ref(), Some(&entry));
         }
-        for text in ["", "1", "1 2 3", "a b c d", "-1 0 0 0"] {
+        for text in ["", "1", "1 2 3", "a b c d", "-1 0 0 0", "18446744073709551615 0 0 0"] {
             assert_eq!(Entry::of_text(ann(), text), None, "{text:?}");
         }
     }

@@ -10,7 +10,11 @@ use super::{Entry, Revoked, Subject, TOKEN_ID, TOKEN_ISSUED};
 const LIFTED_KEPT: u64 = 7 * 24 * 3600;
 
 /// Entries of other gateways are taken up to this many times the bound.
-const MERGED_TIMES: usize = 2;
+pub(super) const MERGED_TIMES: usize = 2;
+
+/// What was lifted gives way for this part of the bound at once. To look through all entries for each of many
+/// would hold up whoever asks meanwhile.
+const ROOM_PART: usize = 16;
 
 /// What a connection knows of its token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,11 +55,17 @@ pub(super) enum Merged {
 pub(super) struct Store {
     entries: BTreeMap<Subject, Entry>,
     entries_max: usize,
+    /// The highest version that was ever seen.
+    newest: u64,
+    /// What was removed, with its versions, until it is taken.
+    removed: Vec<(Subject, u64)>,
+    /// Nothing gives way before this time, unless something changes.
+    full_until: u64,
 }
 
 impl Store {
     pub(super) fn new(entries_max: usize) -> Self {
-        Self { entries: BTreeMap::new(), entries_max }
+        Self { entries: BTreeMap::new(), entries_max, newest: 0, removed: Vec::new(), full_until: 0 }
     }
 
     pub(super) const fn entries_max(&self) -> usize {
@@ -90,12 +100,11 @@ impl Store {
         expires_at: Option<u64>,
         issued_before: u64,
     ) -> Result<(), Full> {
-        let version = self.next_version(now, &subject);
         if !self.entries.contains_key(&subject) && !self.make_room(now, self.entries_max) {
             return Err(Full);
         }
-        let entry = Entry { subject: subject.clone(), version, expires_at, issued_before, lifted: false };
-        self.entries.insert(subject, entry);
+        let version = self.next_version(now);
+        self.insert(Entry { subject, version, expires_at, issued_before, lifted: false });
         Ok(())
     }
 
@@ -107,46 +116,72 @@ impl Store {
         }
         let longest = now / 1000 + LIFTED_KEPT;
         let until = known.and_then(|entry| entry.expires_at).map_or(longest, |at| at.min(longest));
-        if known.is_none() && !self.make_room(now, self.entries_max) {
+        if !self.entries.contains_key(subject) && !self.make_room(now, self.merged_max()) {
             return false;
         }
-        let version = self.next_version(now, subject);
-        let entry = Entry { expires_at: Some(until), lifted: true, ..Entry::new(subject.clone(), version) };
-        self.entries.insert(subject.clone(), entry);
+        let version = self.next_version(now);
+        self.insert(Entry { expires_at: Some(until), lifted: true, ..Entry::new(subject.clone(), version) });
         true
     }
 
     pub(super) fn merge(&mut self, now: u64, entry: Entry) -> Merged {
+        self.newest = self.newest.max(entry.version);
         if let Some(known) = self.entries.get(&entry.subject) {
             if !entry.outranks(known) {
                 return Merged::Known;
             }
         } else if entry.has_expired(now) {
             return Merged::Expired;
-        } else if !self.make_room(now, self.entries_max.saturating_mul(MERGED_TIMES)) {
+        } else if !self.make_room(now, self.merged_max()) {
             return Merged::Full;
         }
-        self.entries.insert(entry.subject.clone(), entry);
+        self.insert(entry);
         Merged::Changed
     }
 
-    /// Removes what has expired; returns it with its versions.
-    pub(super) fn sweep(&mut self, now: u64) -> Vec<(Subject, u64)> {
-        let mut expired = Vec::new();
-        self.entries.retain(|subject, entry| {
-            let is_over = entry.has_expired(now);
-            if is_over {
-                expired.push((subject.clone(), entry.version));
+    /// Of so many entries after one, those that have expired; and the last of them all, if there is one.
+    pub(super) fn expired(
+        &self,
+        now: u64,
+        after: Option<&Subject>,
+        limit: usize,
+    ) -> (Vec<Subject>, Option<Subject>) {
+        let (mut expired, mut last) = (Vec::new(), None);
+        for entry in self.after(after).take(limit) {
+            last = Some(&entry.subject);
+            if entry.has_expired(now) {
+                expired.push(entry.subject.clone());
             }
-            !is_over
-        });
-        expired
+        }
+        (expired, last.cloned())
+    }
+
+    /// Removes those of these that have expired.
+    pub(super) fn remove_expired(&mut self, now: u64, subjects: &[Subject]) {
+        for subject in subjects {
+            if self.entries.get(subject).is_some_and(|entry| entry.has_expired(now)) {
+                self.remove(subject);
+            }
+        }
+    }
+
+    /// Takes what was removed, with its versions.
+    pub(super) fn take_removed(&mut self) -> Vec<(Subject, u64)> {
+        std::mem::take(&mut self.removed)
     }
 
     pub(super) fn page(&self, now: u64, after: Option<&Subject>, limit: usize) -> Vec<Entry> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let entries = self.entries.range::<Subject, _>((from, Bound::Unbounded)).map(|(_, entry)| entry);
-        entries.filter(|entry| in_force(entry, now)).take(limit).cloned().collect()
+        self.after(after).filter(|entry| in_force(entry, now)).take(limit).cloned().collect()
+    }
+
+    /// So many entries after one, with what was lifted.
+    pub(super) fn portion(&self, after: Option<&Subject>, limit: usize) -> Vec<Entry> {
+        self.after(after).take(limit).cloned().collect()
+    }
+
+    fn after(&self, subject: Option<&Subject>) -> impl Iterator<Item = &Entry> {
+        let from = subject.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<Subject, _>((from, Bound::Unbounded)).map(|(_, entry)| entry)
     }
 
     pub(super) fn count(&self, now: u64) -> usize {
@@ -157,29 +192,62 @@ impl Store {
         self.entries.get(subject)
     }
 
-    pub(super) fn all(&self) -> Vec<Entry> {
-        self.entries.values().cloned().collect()
+    const fn merged_max(&self) -> usize {
+        self.entries_max.saturating_mul(MERGED_TIMES)
     }
 
-    /// Higher than that of the entry before, whatever the clocks of the gateways say.
-    fn next_version(&self, now: u64, subject: &Subject) -> u64 {
-        self.entries.get(subject).map_or(now, |known| now.max(known.version + 1))
+    /// Higher than all that this gateway has seen, whatever the clocks of the gateways say: a change counts
+    /// instead of everything that was known when it was made.
+    fn next_version(&mut self, now: u64) -> u64 {
+        self.newest = now.max(self.newest.saturating_add(1));
+        self.newest
     }
 
-    /// Makes room for one more: what has expired goes, and then what was lifted, the earliest first.
+    fn insert(&mut self, entry: Entry) {
+        self.full_until = 0;
+        self.entries.insert(entry.subject.clone(), entry);
+    }
+
+    fn remove(&mut self, subject: &Subject) {
+        if let Some((subject, entry)) = self.entries.remove_entry(subject) {
+            self.removed.push((subject, entry.version));
+        }
+    }
+
+    /// Makes room for one more: what has expired goes, and then what was lifted, the earliest first. Looks
+    /// through all entries, but not again for each of many that come one after the other.
     fn make_room(&mut self, now: u64, most: usize) -> bool {
         if self.entries.len() < most {
             return true;
         }
-        self.entries.retain(|_, entry| !entry.has_expired(now));
-        while self.entries.len() >= most {
-            let lifted = self.entries.values().filter(|entry| entry.lifted);
-            let Some(first) = lifted.min_by_key(|entry| entry.expires_at).map(|entry| entry.subject.clone())
-            else {
-                return false;
-            };
-            self.entries.remove(&first);
+        if now < self.full_until {
+            return false;
         }
+        let (mut expired, mut lifted, mut next_end) = (Vec::new(), Vec::new(), u64::MAX);
+        for Entry { subject, expires_at, lifted: is_lifted, .. } in self.entries.values() {
+            let end = expires_at.map_or(u64::MAX, |seconds| seconds.saturating_mul(1000));
+            if end <= now {
+                expired.push(subject.clone());
+            } else if *is_lifted {
+                lifted.push((end, subject.clone()));
+            } else {
+                next_end = next_end.min(end);
+            }
+        }
+        expired.iter().for_each(|subject| self.remove(subject));
+        if self.entries.len() < most {
+            return true;
+        }
+        let needed = self.entries.len() - most + 1;
+        if lifted.len() < needed {
+            if lifted.is_empty() {
+                self.full_until = next_end;
+            }
+            return false;
+        }
+        lifted.sort_unstable();
+        let many = needed + most / ROOM_PART;
+        lifted.iter().take(many).for_each(|(_, subject)| self.remove(subject));
         true
     }
 }
@@ -320,11 +388,63 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_is_swept_with_its_version() {
+    fn what_has_expired_is_removed_with_its_version() {
         let mut store = store();
         store.revoke(NOW, user("a"), Some(SECONDS + 1), 0).expect("room");
         store.revoke(NOW, user("b"), None, 0).expect("room");
-        assert_eq!(store.sweep(NOW + 1_000), [(user("a"), NOW)]);
-        assert_eq!(store.all().len(), 1);
+        assert_eq!(store.expired(NOW + 999, None, 9), (vec![], Some(user("b"))));
+        let (expired, last) = store.expired(NOW + 1_000, None, 1);
+        assert_eq!((&*expired, last), (&[user("a")][..], Some(user("a"))));
+        store.remove_expired(NOW + 1_000, &[user("a"), user("b")]);
+        assert_eq!(store.take_removed(), [(user("a"), NOW)]);
+        assert_eq!(store.portion(None, 9).len(), 1);
+    }
+
+    #[test]
+    fn what_gives_way_is_told_so_that_the_others_forget_it_too() {
+        let mut store = store();
+        for name in ["a", "b", "c"] {
+            store.revoke(NOW, user(name), Some(SECONDS + 10), 0).expect("room");
+        }
+        assert!(store.lift(NOW, &user("b"), false));
+        let lifted = store.get(&user("b")).expect("kept").version;
+        store.revoke(NOW, user("d"), None, 0).expect("room");
+        assert_eq!(store.take_removed(), [(user("b"), lifted)]);
+        store.revoke(NOW + 10_000, user("e"), None, 0).expect("room");
+        assert_eq!(store.take_removed().len(), 2, "a and c have expired");
+    }
+
+    #[test]
+    fn many_give_way_at_once_and_a_full_list_is_not_looked_through_again() {
+        let mut store = Store::new(160);
+        let name = |number: usize| user(&number.to_string());
+        for number in 0..160 {
+            store.revoke(NOW, name(number), Some(SECONDS + 9), 0).expect("room");
+            assert!(number >= 80 || store.lift(NOW, &name(number), false));
+        }
+        store.revoke(NOW, name(200), None, 0).expect("room");
+        assert_eq!(store.take_removed().len(), 11, "one, and a part of the bound");
+        (201..=279).for_each(|number| store.revoke(NOW, name(number), None, 0).expect("room"));
+        assert_eq!(store.revoke(NOW, name(280), None, 0), Err(Full));
+        assert_eq!(store.full_until, (SECONDS + 9) * 1000);
+        store.revoke(NOW + 9_000, name(280), None, 0).expect("what has expired makes room");
+        assert_eq!(store.count(NOW + 9_000), 81);
+    }
+
+    #[test]
+    fn a_change_counts_instead_of_all_that_was_known_whatever_the_clock_says() {
+        let (mut here, mut there) = (store(), store());
+        // The clock of the other gateway is an hour ahead.
+        there.revoke(NOW + 3_600_000, user("ann"), None, 0).expect("room");
+        assert!(there.lift(NOW + 3_600_000, &user("ann"), false));
+        there.revoke(NOW + 3_600_000, user("bob"), None, 0).expect("room");
+        let [ann, bob] = ["ann", "bob"].map(|name| there.get(&user(name)).cloned().expect("there"));
+        // That ann was let in again has given way here.
+        here.merge(NOW, bob);
+        here.revoke(NOW, user("ann"), None, 0).expect("room");
+        let blocked = here.get(&user("ann")).cloned().expect("there");
+        assert_eq!(here.merge(NOW, ann), Merged::Known);
+        assert_eq!(there.merge(NOW, blocked), Merged::Changed);
+        assert_eq!(there.check(NOW, "ann", Token::default()), Some(Revoked::User));
     }
 }

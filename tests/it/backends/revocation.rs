@@ -94,6 +94,19 @@ async fn a_user_blocked_at_one_gateway_is_out_at_the_other_within_a_second_until
 }
 
 #[tokio::test]
+async fn who_is_unblocked_at_another_gateway_at_once_is_unblocked() {
+    let redis = Redis::start().await;
+    let [a, b] = nodes(&redis).await;
+    for round in 0..20 {
+        let user = format!("user{round}");
+        call(&a, "block_user", json!({ "user": user })).await;
+        call(&b, "unblock_user", json!({ "user": user })).await;
+        assert!(listed(&b).await.is_empty(), "{user}");
+    }
+    wait_listed(&a, &[]).await;
+}
+
+#[tokio::test]
 async fn a_block_ends_at_its_time() {
     let gateway = gateway("").await;
     let ann = token::of("ann");

@@ -97,16 +97,22 @@ impl Exchange {
                 drop(timeout(PAUSE, connections.wait_for(Option::is_some)).await);
                 continue;
             };
+            let round = revocations.round_begins();
             match self.round(&server).await {
-                Ok(()) => {
-                    revocations.set_synced(true);
+                Ok(is_whole) => {
                     revocations.set_failing(false);
+                    if !is_whole {
+                        continue;
+                    }
+                    revocations.set_synced(true);
+                    revocations.round_ended(round);
                     tokio::select! {
                         () = revocations.looked() => (),
                         () = sleep(ROUND) => (),
                     }
                 }
                 Err(cause) => {
+                    revocations.set_synced(false);
                     if !revocations.set_failing(true) {
                         tracing::warn!(%cause, "failed to exchange revocations with redis; trying again");
                     }
@@ -116,11 +122,11 @@ impl Exchange {
         }
     }
 
-    async fn round(&mut self, server: &ServerConnection) -> Result<(), Cause> {
+    async fn round(&mut self, server: &ServerConnection) -> Result<bool, Cause> {
         if self.position.connection != server.number {
             self.position = Position { connection: server.number, ..Position::default() };
         }
-        let Some(mut connection) = server.connections.first().cloned() else { return Ok(()) };
+        let Some(mut connection) = server.connections.first().cloned() else { return Ok(true) };
         let result = self.exchange(&mut connection, server.scripts.publish_verb).await;
         if result.is_err() {
             // What was read before a failure is read again: it is not known what the server lacks.
@@ -129,27 +135,30 @@ impl Exchange {
         result
     }
 
-    /// One round: reads, and writes what the server lacks.
+    /// One round: reads, and writes what the server lacks. False if the list was not read to its end.
     pub(crate) async fn exchange(
         &mut self,
         connection: &mut MultiplexedConnection,
         verb: &str,
-    ) -> Result<(), Cause> {
-        self.read(connection).await?;
+    ) -> Result<bool, Cause> {
+        let is_whole = self.read(connection).await?;
         let wrote = self.write(connection).await?;
         if wrote {
             let mut command = redis::cmd(verb);
             command.arg(self.context.keys.nodes()).arg(wire::look(self.context.node));
             call(connection, &command, self.context.config.timeout).await?;
         }
-        self.drop_expired(connection).await
+        self.drop_removed(connection).await?;
+        Ok(is_whole)
     }
 
-    /// Reads what has changed. After reading everything, notes what the server lacks.
-    async fn read(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
+    /// Reads what has changed, and notes what the server lacks if it begins with the first change. False if
+    /// there is more.
+    async fn read(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, Cause> {
         let Context { revocations, clock, config, .. } = &*self.context;
         // What is on the server, if everything is read.
         let mut all = None;
+        let mut is_whole = false;
         // A list that others keep changing is read to its end in a later round.
         for _ in 0..=revocations.entries_max() * 4 / AT_ONCE + 1 {
             let reply = call(connection, &self.read_command(), config.timeout).await?;
@@ -172,6 +181,7 @@ impl Exchange {
             }
             if ends {
                 self.position.change = self.position.change.max(part.last);
+                is_whole = true;
                 break;
             }
         }
@@ -184,7 +194,7 @@ impl Exchange {
             });
             revocations.write_again(here.into_iter().map(|entry| entry.subject));
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     fn read_command(&self) -> Cmd {
@@ -217,16 +227,16 @@ impl Exchange {
         }
     }
 
-    async fn drop_expired(&self, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
+    async fn drop_removed(&self, connection: &mut MultiplexedConnection) -> Result<(), Cause> {
         let Context { revocations, keys, config, .. } = &*self.context;
         loop {
-            let expired = revocations.take_expired(AT_ONCE);
-            if expired.is_empty() {
+            let removed = revocations.take_removed(AT_ONCE);
+            if removed.is_empty() {
                 return Ok(());
             }
             let mut command = redis::cmd("EVAL");
             command.arg(DROP).arg(2).arg(keys.revoked()).arg(keys.revoked_order());
-            for (subject, version) in &expired {
+            for (subject, version) in &removed {
                 command.arg(subject.to_string()).arg(*version);
             }
             call(connection, &command, config.timeout).await?;

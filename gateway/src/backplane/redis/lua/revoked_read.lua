@@ -3,10 +3,13 @@
 --
 -- Returns the epoch, the last change of all, the change after which the following entries come, and for each
 -- its change, its id and its text. Another epoch, or fewer changes than the gateway knows, are another list:
--- it is read from the beginning.
+-- it is read from the beginning. A list without its order has lost one of its keys, and is none.
 local known = redis.call('HMGET', KEYS[1], '#epoch', '#change')
 local epoch, last = known[1] or '', known[2] or '0'
 local since = ARGV[2]
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  epoch, last = '', '0'
+end
 if epoch ~= ARGV[1] or tonumber(last) < tonumber(since) then
   since = '0'
 end

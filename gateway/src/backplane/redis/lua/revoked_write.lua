@@ -21,6 +21,10 @@ local function outranks(text, known)
   return false
 end
 
+-- A list without its order has lost one of its keys: it begins anew, and every gateway writes what it knows.
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('DEL', KEYS[1])
+end
 if redis.call('HSETNX', KEYS[1], '#epoch', ARGV[1]) == 1 then
   redis.call('DEL', KEYS[2])
 end

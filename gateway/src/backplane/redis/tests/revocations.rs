@@ -43,7 +43,7 @@ impl Gateway {
     }
 
     fn lift(&self, user: &str) {
-        self.list.lift(now(), &blocked(user)).unwrap();
+        self.list.lift(now(), &blocked(user), false).unwrap();
     }
 
     /// The ids of what is in force.
@@ -58,6 +58,14 @@ fn now() -> u64 {
 
 fn blocked(user: &str) -> Subject {
     Subject::User(user.into())
+}
+
+/// Waits until an entry that lasts a second is over by the clock of the server.
+async fn wait_for_end(bench: &mut Bench) {
+    bench.ask(&["SET", "second", "1", "PX", "1100"]).await;
+    while bench.ask(&["EXISTS", "second"]).await == Value::Int(1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 const LIST: &str = "gateway:revoked:{nodes}";
@@ -155,13 +163,14 @@ async fn the_keys_last_as_long_as_the_longest_entry_and_expired_ones_go() {
     let (mut bench, mut a) = (Bench::new().await, Gateway::new());
     let until = now() / 1000 + 100;
     a.block("ann", Some(until));
-    a.block("bob", Some(until - 50));
+    a.block("bob", Some(now() / 1000 + 1));
     a.round(&mut bench).await;
     let expiry = Value::Int(i64::try_from(until * 1000).unwrap());
     for key in [LIST, ORDER] {
         assert_eq!(bench.ask(&["PEXPIRETIME", key]).await, expiry);
     }
-    a.list.sweep((until - 10) * 1000);
+    wait_for_end(&mut bench).await;
+    a.list.sweep(now());
     a.round(&mut bench).await;
     assert_eq!(
         bench.ask(&["ZRANGE", ORDER, "0", "-1"]).await,
@@ -195,5 +204,50 @@ async fn two_changes_in_the_same_millisecond_come_to_the_same_whoever_is_first()
         }
         a.round(&mut bench).await;
         assert_eq!((a.ids(), b.ids()), (vec!["user:ann".to_owned()], vec!["user:ann".to_owned()]));
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_whose_clock_is_ahead_takes_nothing_from_the_others() {
+    let (mut bench, mut a, mut ahead) = (Bench::new().await, Gateway::new(), Gateway::new());
+    a.block("ann", Some(now() / 1000 + 600));
+    a.round(&mut bench).await;
+    ahead.round(&mut bench).await;
+    ahead.list.sweep(now() + 3_600_000);
+    assert!(ahead.ids().is_empty());
+    ahead.round(&mut bench).await;
+    let mut new = Gateway::new();
+    new.round(&mut bench).await;
+    assert_eq!(new.ids(), ["user:ann"]);
+}
+
+#[tokio::test]
+async fn what_gives_way_in_a_full_list_goes_from_the_server_too() {
+    let mut bench = Bench::new().await;
+    let mut a = Gateway::knowing(Arc::new(Revocations::new(10, true)));
+    for number in 0..60 {
+        let user = number.to_string();
+        a.block(&user, None);
+        a.lift(&user);
+        a.round(&mut bench).await;
+    }
+    let Value::Int(known) = bench.ask(&["ZCARD", ORDER]).await else { panic!("a number") };
+    assert!(known <= 20, "{known}");
+}
+
+#[tokio::test]
+async fn a_list_that_has_lost_one_of_its_keys_gets_everything_back() {
+    for lost in [LIST, ORDER] {
+        let (mut bench, mut a) = (Bench::new().await, Gateway::new());
+        a.block("ann", None);
+        a.round(&mut bench).await;
+        bench.ask(&["DEL", lost]).await;
+        let mut b = Gateway::new();
+        b.block("bob", None);
+        b.round(&mut bench).await;
+        a.round(&mut bench).await;
+        let mut new = Gateway::new();
+        new.round(&mut bench).await;
+        assert_eq!(new.ids(), ["user:ann", "user:bob"], "{lost}");
     }
 }
