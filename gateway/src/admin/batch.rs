@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::value::RawValue;
@@ -25,6 +26,10 @@ const PARALLEL_MAX: usize = 16;
 /// Maximum bytes of the replies to the commands of one request, as long as a reply shows what it read.
 const REPLIES_BYTES_MAX: usize = 16 << 20;
 
+/// Time within which the commands of one request begin: a request keeps its turn until it is answered, and a
+/// backplane that hangs delays each command.
+const BEGIN_WITHIN: Duration = Duration::from_secs(10);
+
 /// A command of a batch: its method and parameters.
 type Command = (Named, Box<RawValue>);
 
@@ -36,7 +41,7 @@ pub(super) async fn batch(control: &Control, mut fields: Fields) -> Result<Done,
     fields.finish()?;
     check_count(commands.len(), "`commands`")?;
     let commands: Vec<_> = commands.into_iter().enumerate().map(command).collect::<Result<_, _>>()?;
-    let room = Arc::new(Room::new(REPLIES_BYTES_MAX));
+    let room = Arc::new(Room::new(REPLIES_BYTES_MAX, control.now().at));
     let at_once = if parallel { PARALLEL_MAX } else { 1 };
     let mut replies = vec![None; commands.len()];
     let mut running = JoinSet::new();
@@ -95,7 +100,7 @@ async fn run(control: &Control, room: &Room, named: Named, params: &RawValue) ->
     let Ok(_turn) = room.turn(much).await else { return error(&ReplyError::INTERNAL) };
     let outcome = async {
         let call = named.available()?;
-        room.check()?;
+        room.check(control.now().at)?;
         let done = api::perform(control, call, Fields::parse(params.get().as_bytes())?).await?.result();
         room.take(done.len(), much)?;
         Ok::<_, Failure>(done)
@@ -110,17 +115,19 @@ fn error(error: &ReplyError) -> Vec<u8> {
     serde_json::to_vec(&Outcome::<()>::new(&Err(error.clone()))).unwrap_or_default()
 }
 
-/// The bytes that are left for replies.
+/// The bytes that are left for replies, and the time that is left to begin.
 struct Room {
     max: usize,
+    /// When it is too late to begin.
+    late: Duration,
     left: AtomicUsize,
     /// For commands whose reply may be large: one at a time, so that no more than one exceeds the room.
     large: Semaphore,
 }
 
 impl Room {
-    fn new(max: usize) -> Self {
-        Self { max, left: AtomicUsize::new(max), large: Semaphore::new(1) }
+    fn new(max: usize, now: Duration) -> Self {
+        Self { max, late: now + BEGIN_WITHIN, left: AtomicUsize::new(max), large: Semaphore::new(1) }
     }
 
     /// Waits for the turn of a command.
@@ -132,8 +139,15 @@ impl Room {
         turn.map(Some).map_err(|_| ReplyError::INTERNAL.into())
     }
 
-    /// Whether there is room for the reply of one more command.
-    fn check(&self) -> Result<(), Failure> {
+    /// Whether there is room for the reply of one more command, and time.
+    fn check(&self, now: Duration) -> Result<(), Failure> {
+        if now >= self.late {
+            let seconds = BEGIN_WITHIN.as_secs();
+            let message = format!(
+                "this command was not carried out: those before it took more than {seconds} seconds; send it again"
+            );
+            return Err(ReplyError::INTERNAL.because(message).into());
+        }
         match self.left.load(Ordering::Relaxed) {
             0 => Err(self.full("was not carried out")),
             _ => Ok(()),
@@ -175,7 +189,7 @@ pub(super) async fn older(control: &Control, body: &[u8]) -> Answer {
         Ok(commands) => commands,
         Err(failure) => return api::done_or_failed(Err(failure)),
     };
-    let room = Room::new(REPLIES_BYTES_MAX);
+    let room = Room::new(REPLIES_BYTES_MAX, control.now().at);
     let mut body = Vec::new();
     for Older { id, method, params } in commands {
         yield_now().await;
@@ -185,7 +199,7 @@ pub(super) async fn older(control: &Control, body: &[u8]) -> Answer {
         let much = matches!(Named::of(&method), Some(Named::Method(call)) if call.answers_much());
         let params = params.as_deref().map_or("", RawValue::get);
         let outcome = async {
-            room.check()?;
+            room.check(control.now().at)?;
             let result = api::call(control, &method, params.as_bytes()).await?;
             room.take(result.len(), much)?;
             Ok::<_, Failure>([b"{\"result\":", &*result, b"}"].concat())
@@ -283,13 +297,22 @@ mod tests {
 
     #[test]
     fn replies_have_room_and_what_changed_something_is_always_told() {
-        let room = Room::new(2 << 20);
+        let (room, now) = (Room::new(2 << 20, Duration::ZERO), Duration::ZERO);
         assert_eq!(room.take(1 << 20, true), Ok(()));
-        assert_eq!(room.check(), Ok(()));
+        assert_eq!(room.check(now), Ok(()));
         let Err(Failure::Api(error)) = room.take((1 << 20) + 1, true) else { panic!("it does not fit") };
         assert!(error.code == 106 && error.message.contains("at most 2 MiB"), "{error:?}");
-        let Err(Failure::Api(error)) = room.check() else { panic!("nothing is left") };
+        let Err(Failure::Api(error)) = room.check(now) else { panic!("nothing is left") };
         assert!(error.message.contains("was not carried out"), "{error:?}");
         assert_eq!(room.take(1000, false), Ok(()));
+    }
+
+    #[test]
+    fn a_request_that_takes_long_begins_no_further_command() {
+        let begun = Duration::from_secs(100);
+        let room = Room::new(1 << 20, begun);
+        assert_eq!(room.check(begun + BEGIN_WITHIN - Duration::from_millis(1)), Ok(()));
+        let Err(Failure::Api(error)) = room.check(begun + BEGIN_WITHIN) else { panic!("it is too late") };
+        assert!(error.temporary && error.message.contains("send it again"), "{error:?}");
     }
 }
