@@ -8,6 +8,7 @@ mod decision;
 mod expiring;
 mod subscription;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct Core {
     expiring: Expiring,
     /// When an upstream is asked whether some of these may stay.
     refreshing: Expiring,
+    /// Those about which one is being asked.
+    asked: BTreeSet<Channel>,
     /// Positions of a reconnecting client in the channels that the server subscribes it to.
     positions: Vec<(Channel, Position)>,
     /// Those of these channels in which the client applies deltas, in order.
@@ -131,6 +134,7 @@ impl Core {
             subscriptions: IndexMap::new(),
             expiring: Expiring::default(),
             refreshing: Expiring::default(),
+            asked: BTreeSet::new(),
             positions: Vec::new(),
             deltas: Vec::new(),
             heartbeat,
@@ -192,12 +196,7 @@ impl Core {
         let expires = self.expires.map(|expires| expires + self.config.client.expiry_grace);
         let subscription =
             self.expiring.next().map(|expires| expires + self.config.client.subscription_expiry_grace);
-        let (refresh, refreshing) = (self.refresh, self.refreshing.next());
-        [expires, subscription, refresh, refreshing, self.write_until]
-            .into_iter()
-            .flatten()
-            .chain([first])
-            .min()
+        [expires, subscription, self.asks_at(), self.write_until].into_iter().flatten().chain([first]).min()
     }
 
     /// Whether a deadline has passed.
@@ -379,6 +378,7 @@ impl Core {
         self.state = State::Closed;
         self.expiring = Expiring::default();
         self.refreshing = Expiring::default();
+        self.asked = BTreeSet::new();
         for (channel, _) in std::mem::take(&mut self.subscriptions) {
             effects.push_back(Effect::Unsubscribe(channel, Unsubscribe::DISCONNECTED));
         }

@@ -177,6 +177,9 @@ pub struct Connecting {
     pub software: Software,
     /// The channels that it wants to recover.
     pub channels: Vec<Channel>,
+    /// Unix time in seconds at which the upstream is asked. The upstream may have looked at the client just
+    /// then, so what is revoked before the answer comes concerns the client.
+    pub asked: u64,
 }
 
 impl About {

@@ -59,6 +59,8 @@ pub enum AskOutcome {
     Busy,
     /// At once, because no target was up.
     BreakerOpen,
+    /// Without being sent, because who asked had gone.
+    Abandoned,
 }
 
 /// What became of a question that was to be copied.
@@ -138,7 +140,7 @@ impl TargetState {
 
 impl AskOutcome {
     /// Every value.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Answered,
         Self::Refused,
         Self::Error,
@@ -147,6 +149,7 @@ impl AskOutcome {
         Self::Failed,
         Self::Busy,
         Self::BreakerOpen,
+        Self::Abandoned,
     ];
 
     /// The label, and the name in the API.
@@ -160,6 +163,7 @@ impl AskOutcome {
             Self::Failed => "failed",
             Self::Busy => "busy",
             Self::BreakerOpen => "breaker_open",
+            Self::Abandoned => "abandoned",
         }
     }
 }

@@ -8,8 +8,8 @@ pub(super) mod dispatch;
 mod shadow;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use crate::telemetry::upstream::UpstreamMetrics;
 const ENDED: &str = "the gateway ended before there was an answer";
 
 /// A question to an upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct AskRequest {
     /// Appended to the path of the target's URL; begins with `/`, or is empty.
     pub path: Box<str>,
@@ -36,6 +36,9 @@ pub struct AskRequest {
     pub body: Bytes,
     /// Whether it may be sent again although the upstream may have seen it.
     pub repeatable: bool,
+    /// Whom the answer is for, if it means nothing to anybody else. A question that still waits when whoever
+    /// asks has gone is not sent, and makes room for others. `None` if it is to be sent in any case.
+    pub client: Option<Weak<()>>,
 }
 
 /// Why a question has no answer. The text names no path, no header and no payload.
@@ -99,7 +102,8 @@ impl Upstreams {
     /// Puts a question to an upstream. Never waits.
     ///
     /// `done` is called exactly once, on the outgoing runtime, within the upstream's `ask_timeout`: with the
-    /// body of an answer with a status 2xx, or with the reason why there is none. It must not block.
+    /// body of an answer with a status 2xx, or with the reason why there is none. It must not block. It is not
+    /// called if the question waits until its client has gone.
     ///
     /// # Errors
     ///
@@ -128,8 +132,8 @@ impl Upstreams {
 
 type Done = Box<dyn FnOnce(Result<Bytes, AskError>) + Send>;
 
-/// A question that was accepted. Dropping it answers it with an error, so every question has one answer,
-/// whatever becomes of the task that holds it.
+/// A question that was accepted. Dropping it answers it with an error, so every question whose client is there
+/// has one answer, whatever becomes of the task that holds it.
 struct Question {
     content: Content,
     /// `None` once it was answered.
@@ -188,6 +192,17 @@ impl Question {
     /// Ends it without an answer, because it was not accepted.
     fn forget(mut self) {
         self.done = None;
+    }
+
+    /// Whether nobody is there to whom its answer means anything.
+    fn is_abandoned(&self) -> bool {
+        self.content.request.client.as_ref().is_some_and(|client| client.strong_count() == 0)
+    }
+
+    /// Ends it without an answer, because who asked has gone.
+    fn abandon(self) {
+        self.metrics.asks.count(AskOutcome::Abandoned);
+        self.forget();
     }
 }
 

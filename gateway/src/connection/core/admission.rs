@@ -46,7 +46,7 @@ impl Core {
                 _ => Software::default(),
             };
             let channels = self.positions.iter().map(|(channel, _)| channel.clone()).collect();
-            let connecting = Some(Box::new(Connecting { software, channels }));
+            let connecting = Some(Box::new(Connecting { software, channels, asked: now.unix / 1000 }));
             let about = About::Client { id, credential, admission, connecting };
             return effects.push_back(Effect::AskUpstream { upstream, about });
         }

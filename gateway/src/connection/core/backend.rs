@@ -18,8 +18,12 @@ use crate::protocol::reply::Reply;
 use crate::revocation::TOKEN_ISSUED;
 use crate::telemetry::metrics::CloseCause;
 
-/// Most subscriptions about which an upstream is asked in one tick.
+/// Most subscriptions that one tick looks at because they have expired.
 const REFRESHED_PER_TICK_MAX: usize = 64;
+
+/// Most subscriptions of one connection about which an upstream is asked at the same time: others that expire
+/// together wait for their answers, and not the clients that share the queue of the upstream.
+const REFRESHED_AT_ONCE_MAX: usize = 16;
 
 /// Least pause before an upstream that had no answer is asked again about what has expired.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
@@ -59,6 +63,17 @@ impl Core {
         self.config.namespaces.of(channel)?.ask.sub_refresh.as_ref()
     }
 
+    /// When an upstream has to be asked about what expires.
+    pub(super) fn asks_at(&self) -> Option<Duration> {
+        if !matches!(self.state, State::Connected) {
+            // Nobody is asked before.
+            return None;
+        }
+        let has_room = self.asked.len() < REFRESHED_AT_ONCE_MAX;
+        let refreshing = self.refreshing.next().filter(|_| has_room);
+        [self.refresh, refreshing].into_iter().flatten().min()
+    }
+
     /// Asks about the connection and the subscriptions that have just expired. They stay for their grace
     /// period.
     pub(super) fn ask_what_expires(&mut self, now: Now, effects: &mut Effects) {
@@ -69,14 +84,18 @@ impl Core {
             }
         }
         for _ in 0..REFRESHED_PER_TICK_MAX {
+            if self.asked.len() >= REFRESHED_AT_ONCE_MAX {
+                return;
+            }
             let Some(channel) = self.refreshing.due(now.at) else { return };
-            if !self.is_subscribed(&channel) {
-                // It is still being made.
+            if !self.is_subscribed(&channel) || self.asked.contains(&channel) {
+                // It is still being made, or asked about.
                 self.refreshing.set(&channel, now.at + AGAIN_MIN);
                 continue;
             }
             self.refreshing.remove(&channel);
             if let Some(upstream) = self.refresher_of(&channel).cloned() {
+                self.asked.insert(channel.clone());
                 effects.push_back(Effect::AskUpstream { upstream, about: About::Subscription(channel) });
             }
         }
@@ -101,8 +120,8 @@ impl Core {
             return self.end(close, CloseCause::Backend, effects);
         }
         match about {
-            About::Client { id, credential, admission, connecting: Some(_) } => {
-                self.connect_answered(now, id, (admission, credential), answer, effects);
+            About::Client { id, credential, admission, connecting: Some(connecting) } => {
+                self.connect_answered(now, id, (admission, credential), connecting.asked, answer, effects);
             }
             About::Client { id, admission, connecting: None, .. } => {
                 self.refresh_answered(now, id, admission, answer, effects);
@@ -120,6 +139,7 @@ impl Core {
         now: Now,
         id: u32,
         (admission, credential): (Admission, bool),
+        asked: u64,
         answer: Option<Answer>,
         effects: &mut Effects,
     ) {
@@ -133,9 +153,8 @@ impl Core {
                         (channel, (!is_plain).then(|| Arc::new(options(subscribed))))
                     })
                     .collect();
-                // The upstream has looked at the client now: `invalidate_user_tokens` means what came before.
-                let issued = (now.unix / 1000).to_string().into();
-                let attributes = vec![(TOKEN_ISSUED.into(), issued)];
+                // `invalidate_user_tokens` means what the upstream has seen before.
+                let attributes = vec![(TOKEN_ISSUED.into(), asked.to_string().into())];
                 let identity = Identity { user, expires_at, info, data, attributes, ..Identity::default() };
                 self.admit(now, id, Box::new(identity), channels, effects);
             }
@@ -206,6 +225,7 @@ impl Core {
         answer: Option<Answer>,
         effects: &mut Effects,
     ) {
+        self.asked.remove(&channel);
         if !self.is_subscribed(&channel) {
             return;
         }

@@ -165,6 +165,7 @@ impl Core {
     pub(super) fn forget_subscription(&mut self, channel: &Channel) -> bool {
         self.expiring.remove(channel);
         self.refreshing.remove(channel);
+        self.asked.remove(channel);
         self.subscriptions.swap_remove(channel).is_some()
     }
 

@@ -140,10 +140,10 @@ impl Session {
         revocations.check(now.unix, &identity.user, Token::of(named))
     }
 
-    /// Checks a user whom an upstream has just admitted.
-    pub(super) fn close_if_blocked(&mut self, now: Now, user: &str) -> Option<Event> {
+    /// Checks a user whom an upstream has just admitted. It was asked at this Unix time in seconds.
+    pub(super) fn close_if_blocked(&mut self, now: Now, user: &str, asked: u64) -> Option<Event> {
         self.checked = self.worker.revocations.generation();
-        let token = Token { id: "", issued: now.unix / 1000 };
+        let token = Token { id: "", issued: asked };
         self.worker.revocations.check(now.unix, user, token).map(closes)
     }
 

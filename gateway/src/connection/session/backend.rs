@@ -27,6 +27,8 @@ pub(super) struct Backend {
     event: Option<Arc<ConnectEvent>>,
     /// An upstream is being asked whether the client is admitted, which the driver does not know yet.
     begins: bool,
+    /// Alive as long as the connection.
+    here: Arc<()>,
 }
 
 impl Session {
@@ -56,13 +58,17 @@ impl Session {
     pub(super) fn ask_upstream(&mut self, upstream: &Arc<str>, about: About) -> Option<Event> {
         let kind = about.kind();
         let backend = self.backend.get_or_insert_default();
-        let event = backend.event.take();
+        // The credential is for the upstream that is asked about it, and for no other one.
+        let event = matches!(about, About::Client { .. }).then(|| backend.event.take()).flatten();
+        // Whoever leaves wants no decision any more, but what it has sent still counts.
+        let here = kind.is_repeatable().then(|| Arc::downgrade(&backend.here));
         let client = self.client.borrow().clone();
         let request = AskRequest {
             path: kind.path().into(),
             headers: headers(&client, &self.worker.config.ask.headers),
             body: self.question(&client, &about, event.as_deref()).body(),
             repeatable: kind.is_repeatable(),
+            client: here,
         };
         if !self.is_admitted() {
             // The hub knows admitted connections only.
@@ -133,7 +139,8 @@ impl Session {
     pub(super) fn upstream_answered(&mut self, now: Now, about: About, answer: Option<Box<Answer>>) -> Event {
         let mut answer = answer.map(|answer| *answer);
         if let Some(Answer::Connected(connected)) = &answer
-            && let Some(close) = self.close_if_blocked(now, &connected.user)
+            && let About::Client { connecting: Some(connecting), .. } = &about
+            && let Some(close) = self.close_if_blocked(now, &connected.user, connecting.asked)
         {
             return close;
         }

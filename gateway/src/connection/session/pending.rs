@@ -96,11 +96,16 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    /// Weight among [`PENDING_MANY`]: a client may have four of the largest responses pending.
+    /// Weight among [`PENDING_MANY`]: a client may have four of the largest responses pending, and ask an
+    /// upstream about 16 subscriptions at the same time.
     fn weight(&self) -> usize {
         match self {
             Self::History { .. } | Self::Presence { .. } => PENDING_MANY / 4,
             Self::Subscribe { recover: Some(_), .. } => PENDING_MANY / 16,
+            // The queue of the upstream is for all clients.
+            Self::Upstream(about @ About::Command { .. }) if subscribing(about).is_some() => {
+                PENDING_MANY / 16
+            }
             Self::Subscribe { .. } | Self::Publish { .. } | Self::Upstream(_) => 1,
         }
     }
@@ -231,10 +236,9 @@ impl Session {
             || self.has_unread()
     }
 
-    /// Whether the client is not read because its commands wait for one at an upstream. Its pong may be
-    /// behind them.
+    /// Whether the client is not read because of its pending requests. Its pong may be behind them.
     pub(super) fn is_held_back(&self) -> bool {
-        self.pending.as_ref().is_some_and(|pending| pending.in_order && pending.are_many())
+        self.pending.as_ref().is_some_and(|pending| pending.are_many())
     }
 
     /// Whether a history is still being read.
@@ -329,7 +333,8 @@ impl Session {
         given_up
     }
 
-    /// Handles a response of the backplane. Ignored if the request was given up.
+    /// Handles a response of the backplane or an upstream. Ignored if the request was given up, or the client
+    /// may not stay: what was asked before it was revoked is not carried out afterwards.
     pub fn backplane_answered(&mut self, turn: &mut Turn, request_id: u32, answer: Response) {
         let now = turn.now();
         // Before the request is forgotten: its end undoes what it has begun.

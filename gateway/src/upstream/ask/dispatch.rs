@@ -46,7 +46,10 @@ impl Dispatch {
         let mut in_flight = JoinSet::new();
         loop {
             while let Some(mut question) = questions.expired(self.clock.at()) {
-                question.answer(Err(AskError::Timeout));
+                match question.is_abandoned() {
+                    true => question.abandon(),
+                    false => question.answer(Err(AskError::Timeout)),
+                }
             }
             while in_flight.len() < in_flight_max {
                 let Some(question) = questions.take() else { break };

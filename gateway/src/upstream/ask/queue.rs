@@ -1,5 +1,6 @@
 //! [`AskQueue`] holds the questions of one upstream that wait to be sent. Workers fill it, one task empties
-//! it.
+//! it. A question whose client has gone is not sent: clients that come, ask and leave would otherwise fill the
+//! queue beyond what the limits of connections allow.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
@@ -11,6 +12,9 @@ use tokio::sync::Notify;
 use super::{AskError, Charge, ENDED, Question};
 use crate::config::Asks;
 use crate::telemetry::upstream::UpstreamMetrics;
+
+/// Least time between two looks for abandoned questions in a full queue: each visits all of it.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A bounded queue of entries that have to be taken out before their deadlines. Deadlines do not fall.
 #[derive(Debug)]
@@ -50,6 +54,19 @@ impl<T> Waiting<T> {
     fn next_deadline(&self) -> Option<Duration> {
         self.entries.front().map(|(deadline, _)| *deadline)
     }
+
+    /// Takes out all entries of this kind, in order.
+    fn take_all(&mut self, is_of_kind: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        for (deadline, entry) in std::mem::take(&mut self.entries) {
+            if is_of_kind(&entry) {
+                taken.push(entry);
+            } else {
+                self.entries.push_back((deadline, entry));
+            }
+        }
+        taken
+    }
 }
 
 /// The questions of one upstream that wait.
@@ -65,22 +82,32 @@ struct State {
     waiting: Waiting<Question>,
     /// Whether the gateway is ending.
     is_closed: bool,
+    /// When a full queue is looked through again.
+    look_at: Duration,
 }
 
 impl AskQueue {
     pub(in crate::upstream) fn new(asks: &Asks, metrics: Arc<UpstreamMetrics>) -> Self {
-        let state = State { waiting: Waiting::new(asks.waiting_max), is_closed: false };
+        let waiting = Waiting::new(asks.waiting_max);
+        let state = State { waiting, is_closed: false, look_at: Duration::ZERO };
         Self { state: Mutex::new(state), arrived: Notify::new(), bytes: Arc::default(), metrics }
     }
 
     /// Queues a question. One that is refused is not answered.
     pub(super) fn put(&self, mut question: Question) -> Result<(), AskError> {
         let mut state = self.lock();
-        let charge = match state.waiting.is_full() {
+        let charge = |state: &State| match state.waiting.is_full() {
             false => Charge::add(&self.bytes, question.bytes(), Asks::BYTES_MAX),
             true => None,
         };
-        let refused = match (state.is_closed, charge) {
+        let mut room = charge(&state);
+        let asked_at = question.content.asked_at;
+        if room.is_none() && asked_at >= state.look_at {
+            state.look_at = asked_at + LOOK_PAUSE;
+            state.waiting.take_all(Question::is_abandoned).into_iter().for_each(Question::abandon);
+            room = charge(&state);
+        }
+        let refused = match (state.is_closed, room) {
             (true, _) => Some((question, AskError::Failed(ENDED.into()))),
             (false, None) => Some((question, AskError::Busy)),
             (false, charge) => {
@@ -103,10 +130,15 @@ impl AskQueue {
         }
     }
 
-    /// Takes the next question out.
+    /// Takes the next question out whose client is still there.
     pub(super) fn take(&self) -> Option<Question> {
         let mut state = self.lock();
-        let question = state.waiting.take();
+        let question = loop {
+            match state.waiting.take() {
+                Some(question) if question.is_abandoned() => question.abandon(),
+                question => break question,
+            }
+        };
         self.count(&state);
         question
     }
@@ -176,6 +208,17 @@ mod tests {
         let mut waiting = Waiting::new(2);
         assert_eq!([1, 2, 3].map(|entry| waiting.put(at(1), entry)), [None, None, Some(3)]);
         assert_eq!((waiting.take(), waiting.put(at(1), 4)), (Some(1), None));
+    }
+
+    #[test]
+    fn entries_of_a_kind_leave_and_the_others_keep_their_order() {
+        let mut waiting = Waiting::new(4);
+        for (deadline, entry) in [(10, 1), (20, 2), (30, 3), (40, 4)] {
+            assert_eq!(waiting.put(at(deadline), entry), None);
+        }
+        assert_eq!(waiting.take_all(|entry| entry % 2 == 0), [2, 4]);
+        assert_eq!((waiting.is_full(), waiting.next_deadline()), (false, Some(at(10))));
+        assert_eq!([waiting.take(), waiting.take(), waiting.take()], [Some(1), Some(3), None]);
     }
 
     #[test]

@@ -85,7 +85,7 @@ async fn until_true(what: &str, condition: impl Fn() -> bool) {
 }
 
 fn question(body: &'static str) -> AskRequest {
-    AskRequest { path: "/rpc".into(), headers: vec![], body: body.into(), repeatable: false }
+    AskRequest { path: "/rpc".into(), headers: vec![], body: body.into(), repeatable: false, client: None }
 }
 
 fn repeatable() -> AskRequest {
@@ -210,6 +210,33 @@ async fn questions_wait_in_a_bounded_queue_and_end_in_time() {
     assert!(server.count() < 4, "the last was not sent: its time was over");
     server.set(Reply::Status(200, ""));
     assert_eq!(asking.ask(question("{}")).await, Ok(Bytes::new()), "there is room again");
+}
+
+#[tokio::test]
+async fn questions_of_clients_that_have_gone_make_room_and_are_not_sent() {
+    let server = Backend::start(Reply::Never).await;
+    let settings = "ask_timeout = '1s'\nasks_in_flight_max = 1\nasks_waiting_max = 3\nask_retries = 0";
+    let asking = Asking::start(&[server.url("/")], settings);
+    let first = asking.put(question("{}")).unwrap();
+    until_true("the first is sent", || server.count() == 1).await;
+    let (here, leaves) = (Arc::new(()), Arc::new(()));
+    let of = |client: &Arc<()>| AskRequest { client: Some(Arc::downgrade(client)), ..repeatable() };
+    let gone: Vec<_> = (0..3).map(|_| asking.put(of(&leaves)).unwrap()).collect();
+    drop(leaves);
+    let stays = asking.put(of(&here)).expect("they make room");
+    assert_eq!(asking.asks(AskOutcome::Abandoned), 3);
+    for answer in gone {
+        assert!(timeout(SOON, answer).await.expect("at once").is_err(), "nobody is called");
+    }
+    let leaves = Arc::new(());
+    asking.put(of(&leaves)).unwrap();
+    drop(leaves);
+    server.set(Reply::Status(200, ""));
+    assert_eq!(received(first).await, Err(AskError::Timeout));
+    let in_time = matches!(received(stays).await, Ok(_) | Err(AskError::Timeout));
+    assert!(in_time && server.count() <= 2, "only those that are there are sent");
+    until_true("the other one is gone too", || asking.asks(AskOutcome::Abandoned) == 4).await;
+    assert!(server.count() <= 2);
 }
 
 #[tokio::test]

@@ -172,6 +172,64 @@ fn an_expired_connection_is_asked_about_and_its_client_told_nothing() {
 }
 
 #[test]
+fn nobody_is_asked_before_the_connect_reply_and_the_connection_is_not_woken_for_it() {
+    let mut client = asking("error");
+    let channels = vec![(channel("asked:a"), ask::Subscribed::default())];
+    let expires = connected(Some(UNIX_START + 2));
+    client.is_admitted(ask::Connected { channels, ..expires });
+    client.effects.clear();
+    client.tick_at(3);
+    assert!(client.effects.is_empty());
+    let stale = Duration::from_secs(10);
+    assert_eq!(client.core.deadline(), Some(stale), "it would be woken at once, over and over");
+    let (channel, by) = (channel("asked:a"), Subscriber::Identity);
+    client.on(Event::Subscribed { channel, by, result: Ok(Subscribed::default()) });
+    assert!(matches!(client.effects.pop_back(), Some(Effect::Reply(Reply::Connected { .. }))));
+    assert_eq!(client.core.deadline(), Some(Duration::from_secs(2)));
+    client.tick_at(3).answers(refreshed(None));
+    assert!(client.core.deadline() > Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn a_client_whose_subscriptions_expire_together_has_few_of_them_at_the_upstream() {
+    let mut client = admitted("error");
+    let all: Vec<_> = (0..40).map(|number| channel(&format!("asked:{number}"))).collect();
+    for channel in &all {
+        client.core.subscriptions.insert(channel.clone(), Subscription::Client);
+        client.core.refreshing.set(channel, Duration::from_secs(5));
+    }
+    client.tick_at(5);
+    assert_eq!(client.effects.len(), 16);
+    let next = client.core.deadline();
+    assert!(next > Some(client.at), "it waits for an answer: {next:?}");
+    for left in (0..40_usize).rev() {
+        client.answers(refreshed(None));
+        client.on(Event::Tick);
+        assert_eq!(client.effects.len(), left.min(16));
+    }
+    client.core.refreshing.set(&all[0], client.at);
+    client.on(Event::Tick);
+    let about = client.question();
+    client.on(Event::PluginUnsubscribes(all[0].clone()));
+    assert!(client.core.asked.is_empty(), "one that is gone leaves its place");
+    client.on(Event::Answers { about, answer: Some(refreshed(None)) });
+    assert!(client.core.asked.is_empty());
+}
+
+#[test]
+fn what_is_revoked_between_the_question_and_its_answer_concerns_the_client() {
+    let mut client = asking("error");
+    client.at = Duration::from_secs(3);
+    client.connect("").authenticate(Admission::Undecided, false);
+    let about = client.question();
+    client.at = Duration::from_secs(5);
+    client.on(Event::Answers { about, answer: Some(Answer::Connected(Box::new(connected(None)))) });
+    let Some(Effect::Admit(identity)) = client.effects.pop_front() else { panic!() };
+    let issued = (UNIX_START + 3).to_string();
+    assert_eq!(identity.attributes, [(crate::revocation::TOKEN_ISSUED.into(), issued.into())]);
+}
+
+#[test]
 fn an_upstream_without_an_answer_is_asked_again_until_the_grace_period_is_over() {
     let mut client = asking("error");
     client.is_admitted(connected(Some(UNIX_START + 5)));

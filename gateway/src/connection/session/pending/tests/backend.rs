@@ -1,6 +1,9 @@
 //! A session with an upstream that answers when the test lets it.
 
 use super::*;
+use crate::plugin::event::ConnectEvent;
+use crate::plugin::verdict::Admission;
+use crate::revocation::Subject;
 use crate::upstream::AskError;
 
 const ASKS: &str = "
@@ -122,9 +125,16 @@ impl World {
 fn a_pong_does_not_wait_and_whoever_is_not_read_need_not_send_one() {
     // A ping at 30 s, and 8 s for the pong.
     let pong = || Inbound { data: Bytes::from_static(b"{}"), binary: false };
-    for (calls, pongs, closed) in [(1, false, true), (1, true, false), (200, false, false)] {
+    type Make = fn(u64) -> Value;
+    let subscribes = |number: u64| subscribe(&format!("asked:{number}"));
+    for (command, calls, pongs, closed) in [
+        (rpc as Make, 1, false, true),
+        (rpc, 1, true, false),
+        (rpc, 200, false, false),
+        (subscribes, 200, false, false),
+    ] {
         let mut world = world();
-        world.send(&(0..calls).map(rpc).collect::<Vec<_>>());
+        world.send(&(0..calls).map(command).collect::<Vec<_>>());
         world.tick(30.0);
         if pongs {
             world.session.message(&mut turn(), pong());
@@ -156,6 +166,50 @@ fn a_subscription_at_an_upstream_holds_only_its_channel() {
     world.upstream_answers(Ok(&json!({ "result": {} })));
     world.answer();
     assert_eq!(world.heard(), ["3 ok"]);
+}
+
+#[test]
+fn a_client_has_few_subscriptions_at_an_upstream_at_the_same_time() {
+    let mut world = world();
+    let subscribes: Vec<_> = (0..40).map(|number| subscribe(&format!("asked:{number}"))).collect();
+    world.send(&subscribes);
+    assert_eq!((world.asked().len(), world.session.is_suspended()), (16, true));
+    for left in (0..40).rev() {
+        assert!(world.asked().len() <= 16);
+        world.upstream_answers(Ok(&json!({ "error": { "code": 1000, "message": "no" } })));
+        assert_eq!(world.asked().len(), left.min(16), "the next one has its turn");
+    }
+    assert_eq!(world.heard().len(), 40);
+}
+
+#[test]
+fn a_decision_is_for_a_client_that_is_there_and_what_it_has_sent_counts_without_it() {
+    let mut world = world();
+    world.send(&[subscribe("asked:a"), rpc(1)]);
+    let clients = || {
+        let recorded = world.worker.recorded.as_ref().unwrap().borrow();
+        let is_there = |client: &std::sync::Weak<()>| client.strong_count() > 0;
+        recorded.iter().map(|(_, request, _)| request.client.as_ref().map(is_there)).collect::<Vec<_>>()
+    };
+    assert_eq!(clients(), [Some(true), None]);
+    world.session.event(now(), Event::TransportEnded { close: Close::NORMAL, ending: Ending::Transport });
+    assert_eq!(clients(), [Some(false), None]);
+}
+
+#[test]
+fn the_credential_of_a_refresh_goes_with_no_other_question() {
+    let mut world = World::with(&ASKS.replace("[ask]", "[ask]\nrefresh = 'back'"));
+    let client = world.session.client.borrow().clone();
+    let event = ConnectEvent { client, token: "secret".into(), data: Bytes::new(), now: 0, at: 0 };
+    let upstream = world.session.undecided(true, &Admission::Undecided, &Arc::new(event)).unwrap();
+    let channel = Channel::parse("asked:a").unwrap();
+    assert!(world.session.ask_upstream(&upstream, About::Subscription(channel)).is_none());
+    let (id, credential, admission) = (2, true, Admission::Undecided);
+    let refresh = About::Client { id, credential, admission, connecting: None };
+    assert!(world.session.ask_upstream(&upstream, refresh).is_none());
+    let tokens: Vec<_> =
+        world.asked().into_iter().map(|(path, body)| (path, body["token"].clone())).collect();
+    assert_eq!(tokens, [("/sub_refresh".to_owned(), Value::Null), ("/refresh".to_owned(), json!("secret"))]);
 }
 
 #[test]
@@ -216,6 +270,23 @@ fn a_client_is_admitted_by_an_upstream_and_what_it_attaches_goes_with_each_quest
     world.send(&[rpc(1)]);
     let (_, body) = &world.asked()[0];
     assert_eq!((&body["user"], &body["meta"]["secret"]), (&json!("42"), &json!(9)));
+}
+
+#[test]
+fn what_a_blocked_user_has_asked_before_is_not_carried_out() {
+    for held in [false, true] {
+        let mut world = World::with(&ASKS.replace("[ask]", "[ask]\nconnect = 'back'"));
+        world.upstream_answers(Ok(&json!({ "result": { "user": "42" } })));
+        if held {
+            world.send(&[rpc(1), publish("live:a", 7)]);
+        } else {
+            world.send(&[publish("asked:a", 7)]);
+        }
+        let blocked = world.worker.revocations.revoke(now().unix, Subject::User("42".into()), None, 0);
+        assert!(blocked.is_ok() && !world.session.is_closed());
+        world.upstream_answers(Ok(&json!({ "result": {} })));
+        assert!(world.session.is_closed() && world.answers_due() == 0, "nothing is published");
+    }
 }
 
 #[test]
