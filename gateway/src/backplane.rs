@@ -428,6 +428,13 @@ pub trait Backplane: Send + Sync {
     /// number `except`. Error 111 if workers have no room for it, 100 if other nodes cannot be reached.
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError>;
 
+    /// Like [`order`](Self::order), and `reply_to` gets [`Response::Published`] when other nodes are certain
+    /// to get it, or may not have got it.
+    fn order_answered(&self, address: &Channel, order: &Order, reply_to: ReplyTo) -> Outcome<()> {
+        drop(reply_to);
+        Outcome::Ready(self.order(address, None, order))
+    }
+
     /// Passes a message to the connection of its session, at this gateway or at another one. The receiver
     /// gets the result, or an error if the gateway that has the connection cannot be reached or does not say.
     /// `None` if no gateway has this name. Messages of one session that were passed one after the other

@@ -1,5 +1,6 @@
 //! [`Control`] offers everything that operators and the server API may do and ask, from any thread.
 
+mod orders;
 mod revoking;
 mod subscribing;
 mod survey;
@@ -19,7 +20,7 @@ use crate::backplane::{
     Backplane, Count, Health, HistoryRequest, Idempotency, Most, NewPublication, Node, Outcome,
     PERHAPS_PUBLISHED, PublishConditions, Published, ReplyTo, Response, Retention, Version,
 };
-use crate::backplane::{Only, Order, Why};
+use crate::backplane::{Order, Why};
 use crate::charge::Account;
 use crate::clock::Clock;
 use crate::clock::Now;
@@ -235,19 +236,23 @@ impl Control {
         }
     }
 
-    /// Closes connections, except those with one of the ids in `kept`. They receive the order a moment later.
+    /// Closes connections, except those with one of the ids in `kept`. They receive the order a moment after
+    /// this returns; the backplane has accepted it.
     ///
     /// # Errors
     ///
     /// If the backplane cannot pass the order on.
-    pub fn disconnect(&self, whom: &Whom, close: &Close, kept: Arc<[Box<str>]>) -> Result<(), ReplyError> {
-        self.order(
-            whom,
-            match kept.is_empty() {
-                true => Order::Close(close.clone(), Why::Api),
-                false => Order::CloseOthers { close: close.clone(), kept },
-            },
-        )
+    pub async fn disconnect(
+        &self,
+        whom: &Whom,
+        close: &Close,
+        kept: Arc<[Box<str>]>,
+    ) -> Result<(), ReplyError> {
+        let order = match kept.is_empty() {
+            true => Order::Close(close.clone(), Why::Api),
+            false => Order::CloseOthers { close: close.clone(), kept },
+        };
+        self.order(whom, order).await
     }
 
     /// Unsubscribes connections from a channel.
@@ -255,9 +260,9 @@ impl Control {
     /// # Errors
     ///
     /// If no namespace is configured for the channel, or the backplane cannot pass the order on.
-    pub fn unsubscribe(&self, whom: &Whom, channel: &Channel) -> Result<(), ReplyError> {
+    pub async fn unsubscribe(&self, whom: &Whom, channel: &Channel) -> Result<(), ReplyError> {
         self.namespace(channel)?;
-        self.order(whom, Order::Unsubscribe(channel.clone()))
+        self.order(whom, Order::Unsubscribe(channel.clone())).await
     }
 
     /// Sets when connections expire, in Unix time in seconds; `None` for never. Connections that have already
@@ -266,17 +271,8 @@ impl Control {
     /// # Errors
     ///
     /// If the backplane cannot pass the order on.
-    pub fn refresh(&self, whom: &Whom, expires_at: Option<u64>) -> Result<(), ReplyError> {
-        self.order(whom, Order::Refresh(expires_at))
-    }
-
-    fn order(&self, whom: &Whom, order: Order) -> Result<(), ReplyError> {
-        let Whom { address, user, session } = whom;
-        let order = match user.is_some() || session.is_some() {
-            true => Order::Only(Arc::new(Only { user: user.clone(), session: session.clone(), order })),
-            false => order,
-        };
-        self.inner.backplane.order(address, None, &order)
+    pub async fn refresh(&self, whom: &Whom, expires_at: Option<u64>) -> Result<(), ReplyError> {
+        self.order(whom, Order::Refresh(expires_at)).await
     }
 
     /// Lists the members of a channel.

@@ -90,10 +90,10 @@ pub(super) async fn perform(control: &Control, call: Call, fields: Fields) -> Re
             let results = api.broadcast(fields).await?;
             done(Ok(Broadcast { responses: results.iter().map(Outcome::new).collect() }))
         }
-        Call::Disconnect => done(api.disconnect(fields)),
-        Call::Subscribe => done(api.subscribe(fields)),
-        Call::Unsubscribe => done(api.unsubscribe(fields)),
-        Call::Refresh => done(api.refresh(fields)),
+        Call::Disconnect => done(api.disconnect(fields).await),
+        Call::Subscribe => done(api.subscribe(fields).await),
+        Call::Unsubscribe => done(api.unsubscribe(fields).await),
+        Call::Refresh => done(api.refresh(fields).await),
         Call::Presence => {
             done(api.members(fields).await.map(|members| Presence::new(members.iter().map(|m| &**m))))
         }
@@ -144,10 +144,10 @@ pub(crate) async fn carry_out(
                 let first = errors.iter().find(|error| error.temporary).or(errors.first()).cloned();
                 first.map_or(Ok(()), |error| Err(error.into()))
             }
-            Some(Call::Disconnect) => api.disconnect(fields).map(drop),
-            Some(Call::Subscribe) => api.subscribe(fields).map(drop),
-            Some(Call::Unsubscribe) => api.unsubscribe(fields).map(drop),
-            Some(Call::Refresh) => api.refresh(fields).map(drop),
+            Some(Call::Disconnect) => api.disconnect(fields).await.map(drop),
+            Some(Call::Subscribe) => api.subscribe(fields).await.map(drop),
+            Some(Call::Unsubscribe) => api.unsubscribe(fields).await.map(drop),
+            Some(Call::Refresh) => api.refresh(fields).await.map(drop),
             _ => Err(ReplyError::METHOD_NOT_FOUND.into()),
         }
     };
@@ -216,32 +216,32 @@ impl Api<'_> {
         Ok(results)
     }
 
-    fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+    async fn disconnect(&self, mut fields: Fields) -> Result<Nothing, Failure> {
         let whom = whom(&mut fields)?;
         let wish = fields.object("disconnect")?;
         let kept = whitelist(&mut fields)?;
         fields.finish()?;
         let close = wish.map_or(Ok(Close::FORCE_DISCONNECT), close)?;
-        self.control.disconnect(&whom, &close, kept)?;
+        self.control.disconnect(&whom, &close, kept).await?;
         Ok(Nothing {})
     }
 
-    fn subscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+    async fn subscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
         let (whom, channel) = (whom(&mut fields)?, no_address(subscription(&mut fields)?)?);
         let options = subscribe::options(&mut fields)?;
         fields.finish()?;
-        self.control.subscribe(&whom, &channel, options)?;
+        self.control.subscribe(&whom, &channel, options).await?;
         Ok(Nothing {})
     }
 
-    fn unsubscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+    async fn unsubscribe(&self, mut fields: Fields) -> Result<Nothing, Failure> {
         let (whom, channel) = (whom(&mut fields)?, no_address(subscription(&mut fields)?)?);
         fields.finish()?;
-        self.control.unsubscribe(&whom, &channel)?;
+        self.control.unsubscribe(&whom, &channel).await?;
         Ok(Nothing {})
     }
 
-    fn refresh(&self, mut fields: Fields) -> Result<Nothing, Failure> {
+    async fn refresh(&self, mut fields: Fields) -> Result<Nothing, Failure> {
         let whom = whom(&mut fields)?;
         let expired = fields.optional("expired")?.unwrap_or(false);
         let expire_at: Option<u64> = fields.optional("expire_at")?;
@@ -252,7 +252,7 @@ impl Api<'_> {
             Some(seconds) => Some(seconds),
             None => return Err(bad_request("`expire_at` or `expired` is missing").into()),
         };
-        self.control.refresh(&whom, expires_at)?;
+        self.control.refresh(&whom, expires_at).await?;
         Ok(Nothing {})
     }
 

@@ -133,6 +133,44 @@ impl Redis {
         });
         (Self { components: components.clone() }, Runner::new(components, queues))
     }
+
+    /// Passes an order to the workers here, and to other nodes if they may have a connection of the address.
+    /// Then `reply_to` gets the response.
+    fn give_order(
+        &self,
+        address: &Channel,
+        except: Option<u64>,
+        order: &Order,
+        reply_to: ReplyTo,
+    ) -> Outcome<()> {
+        let Components { context, requests, subscriptions, .. } = &self.components;
+        let worker = match address.target() {
+            Target::Connection(id) => context.worker_of(id),
+            Target::User(_) | Target::Channel => None,
+        };
+        let room = match order.bytes() {
+            0 => None,
+            bytes => match requests.room_for(bytes) {
+                None => return Outcome::Ready(Err(ReplyError::TOO_MANY_REQUESTS.because(dispatch::BUSY))),
+                room => room,
+            },
+        };
+        // The other workers get the order even if one refuses it.
+        let delivered = subscriptions.order(worker, address, except, order);
+        if worker.is_none() {
+            let message = wire::order(context.node, address, order);
+            let reply_to = if delivered { reply_to } else { ReplyTo::Nobody };
+            if !requests.broadcast_charged(None, message, room, reply_to) {
+                let why = "other nodes cannot be reached at the moment: try again";
+                return Outcome::Ready(Err(UNAVAILABLE.because(why)));
+            }
+        }
+        match (delivered, worker) {
+            (false, _) => Outcome::Ready(Err(ReplyError::TOO_MANY_REQUESTS)),
+            (true, Some(_)) => Outcome::Ready(Ok(())),
+            (true, None) => Outcome::Pending,
+        }
+    }
 }
 
 impl Backplane for Redis {
@@ -345,27 +383,14 @@ impl Backplane for Redis {
     }
 
     fn order(&self, address: &Channel, except: Option<u64>, order: &Order) -> Result<(), ReplyError> {
-        let Components { context, requests, subscriptions, .. } = &self.components;
-        let worker = match address.target() {
-            Target::Connection(id) => context.worker_of(id),
-            Target::User(_) | Target::Channel => None,
-        };
-        let room = match order.bytes() {
-            0 => None,
-            bytes => {
-                let room = requests.room_for(bytes);
-                Some(room.ok_or_else(|| ReplyError::TOO_MANY_REQUESTS.because(dispatch::BUSY))?)
-            }
-        };
-        // The other workers get the order even if one refuses it.
-        let delivered = subscriptions.order(worker, address, except, order);
-        if worker.is_none() {
-            let message = wire::order(context.node, address, order);
-            if !requests.broadcast_charged(None, message, room) {
-                return Err(UNAVAILABLE.because("other nodes cannot be reached at the moment: try again"));
-            }
+        match self.give_order(address, except, order, ReplyTo::Nobody) {
+            Outcome::Ready(result) => result,
+            Outcome::Pending => Ok(()),
         }
-        if delivered { Ok(()) } else { Err(ReplyError::TOO_MANY_REQUESTS) }
+    }
+
+    fn order_answered(&self, address: &Channel, order: &Order, reply_to: ReplyTo) -> Outcome<()> {
+        self.give_order(address, None, order, reply_to)
     }
 
     fn others(&self) -> Vec<Node> {

@@ -15,7 +15,7 @@ impl Control {
     ///
     /// If no namespace is configured for the channel, the options do not fit it, or the backplane cannot pass
     /// the order on.
-    pub fn subscribe(
+    pub async fn subscribe(
         &self,
         whom: &Whom,
         channel: &Channel,
@@ -25,7 +25,7 @@ impl Control {
         let bytes_max = self.inner.config.limits.publication_bytes_max;
         check(namespace, &options, self.now().unix / 1000, bytes_max)?;
         let options = (options != SubscribeOptions::default()).then(|| Arc::new(options));
-        self.order(whom, Order::Subscribe(channel.clone(), options))
+        self.order(whom, Order::Subscribe(channel.clone(), options)).await
     }
 }
 

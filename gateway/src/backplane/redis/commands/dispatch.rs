@@ -108,22 +108,24 @@ impl Requests {
     /// Sends a message without a response to the other nodes with subscribers of a channel, or to all nodes.
     /// False without Redis or without room.
     pub(crate) fn broadcast(&self, to: Option<Channel>, message: Vec<u8>) -> bool {
-        self.broadcast_charged(to, message, None)
+        self.broadcast_charged(to, message, None, ReplyTo::Nobody)
     }
 
-    /// Like [`broadcast`](Self::broadcast), with the room that the message takes.
+    /// Like [`broadcast`](Self::broadcast), with the room that the message takes. If true, `reply_to` gets
+    /// [`Response::Published`] when Redis has accepted the message or has not.
     pub(crate) fn broadcast_charged(
         &self,
         to: Option<Channel>,
         message: Vec<u8>,
         room: Option<Charge>,
+        reply_to: ReplyTo,
     ) -> bool {
         let (publication, patterns) = (false, false);
         let what = What::Spread { to, message, publication, patterns, skip_history: false };
         if self.topology.shards[self.shard_index_of(&what)].status.connection().is_none() {
             return false;
         }
-        let Ok(reply_to) = self.admit(ReplyTo::Nobody) else { return false };
+        let Ok(reply_to) = self.admit(reply_to) else { return false };
         let until = self.context.clock.now().at + self.context.config.timeout;
         self.dispatch(Request { what, reply_to, until, _charges: [room, None] });
         true
