@@ -7,9 +7,9 @@
 //! (a stream, a subject, a partition) is carried out in order.
 //!
 //! Only one gateway holds a partition. If it does not give a sign of life for `ack_wait`, another one takes
-//! over what was not acknowledged. A gateway that was only slow may then carry out the same entries: both go
-//! through the same sequence, and the idempotency key, which is made of the name of the consumer and the id
-//! of the entry, makes one publication of two. So the order is kept, too.
+//! over what was not acknowledged. A gateway that was only slow notices before its next entry. It may carry
+//! out the one that it has begun: both go through the same sequence, and the idempotency key
+//! (`config::Source::key`) makes one publication of two. So the order is kept, too.
 
 mod entry;
 mod partition;

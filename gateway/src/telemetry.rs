@@ -28,8 +28,9 @@ use crate::supervisor::panic_message;
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// The library of HTTP/2 writes no lines: clients could cause as many warnings as they like, and details show
-/// parts of their requests.
-const WITHOUT: &str = "h2=off";
+/// parts of their requests. The one of NATS writes some for each attempt to connect, and details show what is
+/// sent; a consumer says itself what fails.
+const WITHOUT: [&str; 2] = ["h2=off", "async_nats=off"];
 
 /// The log of the process, once it is initialized.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
@@ -45,10 +46,8 @@ pub fn init_logging(log: &Log) -> io::Result<()> {
     let lines = Lines::to_standard_error()?;
     // The configuration has checked the filter.
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let filter = match WITHOUT.parse() {
-        Ok(without) => filter.add_directive(without),
-        Err(_) => filter,
-    };
+    let without = WITHOUT.iter().filter_map(|directive| directive.parse().ok());
+    let filter = without.fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_timer(SystemTime)

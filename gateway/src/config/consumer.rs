@@ -27,15 +27,17 @@ pub(crate) const METHODS: [&str; 6] =
 
 const URL: &str = "a URL such as \"redis://10.0.0.5:6379/0\", \"nats://10.0.0.6\" or \"postgres://10.0.0.7/DATABASE\" that fits `kind`, \
      without a user and a password; \"rediss://\", \"tls://\" and \"postgres+tls://\" use TLS";
+const QUEUE: &str = "a queue that only this one reads, or another `group` or `durable`";
 const KIND: &str = "\"redis-stream\", \"nats\" or \"postgres\"";
 const USERNAME: &str = "up to 128 visible ASCII characters";
 const CREDENTIALS: &str = "\"env:NAME\" or \"file:PATH\" of the credentials, or \"\" for none";
 const RETRIES: &str = "\"unlimited\", or a whole number from 0 to 1000000";
-const KEY: &str = "1 to 256 visible ASCII characters";
+const KEY: &str = "1 to 128 visible ASCII characters";
 const TOKEN: &str = "1 to 64 letters, digits, `_` and `-`";
 const SUBJECT: &str = "1 to 256 visible ASCII characters without `*` and `>`";
-const TABLE: &str = "a name such as \"gateway_outbox\" or \"shop.gateway_outbox\" of letters, digits and `_`";
-const CHANNEL: &str = "1 to 63 letters, digits and `_`, or \"\"";
+const TABLE: &str =
+    "a name such as \"gateway_outbox\" or \"shop.gateway_outbox\" of lower-case letters, digits and `_`";
+const CHANNEL: &str = "1 to 63 lower-case letters, digits and `_`, or \"\"";
 
 /// A queue of commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +145,34 @@ pub struct Outbox {
     pub poll_interval: Duration,
 }
 
+impl Source {
+    /// Names what only one consumer may read: another one would have other keys for the same entries.
+    fn queues(&self) -> Vec<String> {
+        match self {
+            Self::Redis(RedisStreams { server, streams, group, .. }) => {
+                let database = server.database;
+                streams.iter().map(|stream| format!("{server}/{database} {group} {stream}")).collect()
+            }
+            Self::Nats(NatsStream { host, port, stream, durable, .. }) => {
+                vec![format!("{host}:{port} {stream} {durable}")]
+            }
+            Self::Postgres(Outbox { host, port, database, table, .. }) => {
+                vec![format!("{host}:{port} {database} {table}")]
+            }
+        }
+    }
+
+    /// The idempotency key of an entry. Ids are unique within a stream of Redis, a stream of NATS, and a
+    /// partition of a table. It has at most 256 bytes, as the API demands.
+    pub(crate) fn key(&self, consumer: &str, partition: usize, id: &str) -> String {
+        match self {
+            Self::Redis(redis) => format!("{consumer}:{}:{id}", redis.streams[partition]),
+            Self::Nats(_) => format!("{consumer}:{id}"),
+            Self::Postgres(_) => format!("{consumer}:{partition}:{id}"),
+        }
+    }
+}
+
 impl Consumer {
     /// What is carried out at the same time, each in order: streams, subjects or partitions.
     pub fn partitions(&self) -> usize {
@@ -185,6 +215,7 @@ pub(super) fn consumers(
     kind(&shape);
     shape.finish();
     let mut consumers = BTreeMap::new();
+    let (mut read_already, mut files) = (BTreeSet::new(), BTreeSet::new());
     for (name, section) in document.sections("consumers", "consumer") {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(allowed) {
@@ -195,11 +226,19 @@ pub(super) fn consumers(
         match kind(&section) {
             Some(kind) => {
                 let consumer = read(&section, kind, &outside);
-                if consumer.is_none() {
+                let Some(consumer) = consumer else {
                     section.conflict(&["url"], "no URL", URL);
+                    section.finish();
+                    continue;
+                };
+                if consumer.source.queues().into_iter().any(|queue| !read_already.insert(queue)) {
+                    section.conflict(&["url"], "a queue that another consumer reads", QUEUE);
+                }
+                if consumer.dead_letter.clone().is_some_and(|path| !files.insert(path)) {
+                    section.conflict(&["dead_letter"], "the file of another consumer", "a file of its own");
                 }
                 section.finish();
-                consumers.extend(consumer.map(|consumer| (name.into(), consumer)));
+                consumers.insert(name.into(), consumer);
             }
             // Without the kind it is not known which other keys are right.
             None => section.conflict(&["kind"], "no kind", KIND),
@@ -272,8 +311,8 @@ fn redis(section: &Section<'_, '_>, outside: &External<'_>) -> Option<RedisStrea
     });
     let login = login(section, outside);
     let accepted = format!("a list of 1 to {STREAMS_MAX} different keys, each of {KEY}");
-    let streams = section.value("streams", |value| texts(value, &accepted, STREAMS_MAX, is_visible));
-    let group = text(section, "group", KEY, is_visible);
+    let streams = section.value("streams", |value| texts(value, &accepted, STREAMS_MAX, is_key));
+    let group = text(section, "group", KEY, is_key);
     let delete_entries = section.flag("delete_entries");
     Some(RedisStreams { server: server?, login, streams, group, delete_entries })
 }
@@ -376,6 +415,10 @@ fn texts(
     }
 }
 
+fn is_key(text: &str) -> bool {
+    text.len() <= 128 && is_visible(text)
+}
+
 fn is_visible(text: &str) -> bool {
     (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
@@ -473,6 +516,17 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_two_streams_never_share_a_key_and_every_key_is_accepted() {
+        let streams = format!("['{}', 'b']", "a".repeat(128));
+        let text =
+            format!("[consumers.orders]\nkind = 'redis-stream'\nurl = 'redis://r'\nstreams = {streams}");
+        let source = parsed(&text).source;
+        assert_ne!(source.key("orders", 0, "7-0"), source.key("orders", 1, "7-0"));
+        let longest = format!("{0}-{0}", u64::MAX);
+        assert!(source.key(&"n".repeat(NAME_BYTES_MAX), 0, &longest).len() <= 256);
+    }
+
+    #[test]
     fn a_consumer_is_closed_until_methods_are_named() {
         let consumer = parsed("[consumers.orders]\nkind = 'redis-stream'\nurl = 'redis://r'");
         assert_eq!(consumer.methods, ["publish".into(), "broadcast".into()].into());
@@ -501,5 +555,20 @@ mod tests {
             let shown = errors.to_string();
             assert!(shown.contains(said) && !shown.contains("hunter2"), "{text}\n{shown}");
         }
+        for own in [
+            "kind = 'redis-stream'\nurl = 'redis://a'\nstreams = ['other', 'x']",
+            "kind = 'nats'\nurl = 'nats://a'\nstream = 'S'",
+            "kind = 'postgres'\nurl = 'postgres://a/b'",
+        ] {
+            let other = own.replace("other", "another");
+            let both = format!("[consumers.one]\n{own}\n[consumers.two]\n{other}");
+            let shown = Config::parse(&both, "test").unwrap_err().to_string();
+            assert!(shown.contains("that another consumer reads"), "{shown}");
+        }
+        let same = ["one", "two"].map(|name| {
+            format!("[consumers.{name}]\nkind = 'redis-stream'\nurl = 'redis://{name}'\ndead_letter = 'd'\n")
+        });
+        let shown = Config::parse(&same.concat(), "test").unwrap_err().to_string();
+        assert!(shown.contains("the file of another consumer"), "{shown}");
     }
 }

@@ -7,8 +7,17 @@ use serde_json::value::RawValue;
 
 /// Maximum length of a command, as for a request to the API.
 pub(super) const COMMAND_BYTES_MAX: usize = 1 << 20;
-/// Bytes of an entry that a line of the dead letters has at most.
-const KEPT_BYTES_MAX: usize = 64 << 10;
+/// Bytes of entries after which no more are taken at a time.
+pub(super) const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Bytes that are kept of an entry that is no command, for the dead letters.
+pub(super) const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// Maximum length of the name of a method.
+pub(super) const METHOD_BYTES_MAX: usize = 64;
+/// Fields that are kept of an entry that is no command.
+const FIELDS_KEPT_MAX: usize = 4;
+
+const TOO_LONG: &str = "it has more than the 1048576 bytes that are accepted";
 
 const SHAPE: &str = "an entry has `method`, such as \"publish\", and `payload`, a JSON object";
 
@@ -39,17 +48,17 @@ pub(super) struct Unreadable {
 }
 
 impl Command {
-    /// From the two columns or fields of an entry; `content` is what is kept of it otherwise.
+    /// From the two columns or fields of an entry.
     pub(super) fn of(method: &[u8], payload: &[u8]) -> Result<Self, Unreadable> {
-        let unreadable = |why: String| Unreadable { why: why.into(), content: kept(payload) };
+        let fields = || [(&b"method"[..], method), (&b"payload"[..], payload)].into_iter();
         if payload.len() > COMMAND_BYTES_MAX {
-            let bytes = payload.len();
-            return Err(unreadable(format!(
-                "the payload has {bytes} bytes, at most {COMMAND_BYTES_MAX} are accepted"
-            )));
+            return Err(too_long(fields()));
         }
-        let method = std::str::from_utf8(method).ok().filter(|name| name.len() <= 64);
-        let method = method.ok_or_else(|| unreadable("`method` is not the name of a method".to_owned()))?;
+        let name = std::str::from_utf8(method).ok().filter(|name| name.len() <= METHOD_BYTES_MAX);
+        let method = name.ok_or_else(|| Unreadable {
+            why: "`method` is not the name of a method".into(),
+            content: as_object(fields()),
+        })?;
         Ok(Self { method: method.into(), payload: payload.into() })
     }
 
@@ -64,10 +73,7 @@ impl Command {
         }
         let unreadable = |why: String| Unreadable { why: why.into(), content: kept(json) };
         if json.len() > COMMAND_BYTES_MAX {
-            let bytes = json.len();
-            return Err(unreadable(format!(
-                "it has {bytes} bytes, at most {COMMAND_BYTES_MAX} are accepted"
-            )));
+            return Err(unreadable(TOO_LONG.to_owned()));
         }
         let whole: Whole<'_> =
             serde_json::from_slice(json).map_err(|error| unreadable(format!("{SHAPE}: {error}")))?;
@@ -76,30 +82,54 @@ impl Command {
 
     /// From the fields of an entry, which are `method` and `payload` and no others.
     pub(super) fn of_fields<'a>(
-        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
     ) -> Result<Self, Unreadable> {
         let (mut method, mut payload) = (None, None);
-        for (name, value) in fields {
+        for (name, value) in fields.clone() {
             let field = match name {
                 b"method" => &mut method,
                 b"payload" => &mut payload,
                 other => {
-                    let name = String::from_utf8_lossy(&other[..other.len().min(64)]);
-                    let why = format!("{SHAPE}: there is no field {name:?}");
-                    return Err(Unreadable { why: why.into(), content: kept(value) });
+                    let name = String::from_utf8_lossy(&other[..other.len().min(METHOD_BYTES_MAX)]);
+                    let why = format!("{SHAPE}: there is no field {name:?}").into();
+                    return Err(Unreadable { why, content: as_object(fields) });
                 }
             };
-            *field = Some(value);
-        }
-        match (method, payload) {
-            (Some(method), Some(payload)) => Self::of(method, payload),
-            (method, payload) => {
-                let missing = if method.is_none() { "method" } else { "payload" };
-                let content = kept(method.or(payload).unwrap_or_default());
-                Err(Unreadable { why: format!("{SHAPE}: `{missing}` is missing").into(), content })
+            if field.replace(value).is_some() {
+                let why = format!("{SHAPE}: a field occurs twice").into();
+                return Err(Unreadable { why, content: as_object(fields) });
             }
         }
+        let missing = match (method, payload) {
+            (Some(method), Some(payload)) => return Self::of(method, payload),
+            (None, _) => "method",
+            (_, None) => "payload",
+        };
+        Err(Unreadable { why: format!("{SHAPE}: `{missing}` is missing").into(), content: as_object(fields) })
     }
+}
+
+/// An entry of which only the beginning was read.
+pub(super) fn too_long<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Unreadable {
+    Unreadable { why: TOO_LONG.into(), content: as_object(fields) }
+}
+
+/// The fields of an entry that is no command, as a JSON object of texts: what was meant can still be read.
+fn as_object<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Box<[u8]> {
+    let mut left = KEPT_BYTES_MAX;
+    let mut text = |bytes: &[u8]| {
+        let kept = &bytes[..bytes.len().min(left)];
+        left -= kept.len();
+        serde_json::Value::from(String::from_utf8_lossy(kept))
+    };
+    let object: serde_json::Map<String, serde_json::Value> = fields
+        .take(FIELDS_KEPT_MAX)
+        .map(|(name, value)| {
+            let name = String::from_utf8_lossy(&name[..name.len().min(METHOD_BYTES_MAX)]).into_owned();
+            (name, text(value))
+        })
+        .collect();
+    serde_json::to_vec(&object).unwrap_or_default().into()
 }
 
 fn kept(bytes: &[u8]) -> Box<[u8]> {
@@ -191,9 +221,27 @@ mod tests {
         assert!(fields(&[("payload", "{}")]).unwrap_err().why.contains("`method` is missing"));
         let other = fields(&[("method", "publish"), ("payload", "{}"), ("data", "1")]).unwrap_err();
         assert!(other.why.contains("no field \"data\""), "{}", other.why);
+        let twice = fields(&[("method", "publish"), ("payload", "{}"), ("payload", "{}")]).unwrap_err();
+        assert!(twice.why.contains("twice"), "{}", twice.why);
         let long = vec![b' '; COMMAND_BYTES_MAX + 1];
-        assert!(Command::parse(&long).unwrap_err().why.contains("at most 1048576"));
-        assert_eq!(Command::of(b"publish", &long).unwrap_err().content.len(), KEPT_BYTES_MAX);
+        let accepted = COMMAND_BYTES_MAX.to_string();
+        assert!(Command::parse(&long).unwrap_err().why.contains(&accepted));
+        let unreadable = Command::of(b"publish", &long).unwrap_err();
+        assert!(unreadable.why.contains(&accepted));
+        assert!((KEPT_BYTES_MAX..KEPT_BYTES_MAX + 100).contains(&unreadable.content.len()));
+    }
+
+    #[test]
+    fn all_fields_of_an_entry_that_is_no_command_are_kept() {
+        let other = fields(&[("method", "publish"), ("trace", "7"), ("payload", "{\"a\":1}")]).unwrap_err();
+        let kept: serde_json::Value = serde_json::from_slice(&other.content).unwrap();
+        let expected = serde_json::json!({ "method": "publish", "trace": "7", "payload": "{\"a\":1}" });
+        assert_eq!(kept, expected);
+        let command = Command::of(b"\xff", b"{}").unwrap_err();
+        assert!(command.why.contains("`method`"));
+        let long = vec![b'x'; KEPT_BYTES_MAX];
+        let many = [(&long[..], &long[..]); 9];
+        assert!(as_object(many.into_iter()).len() < 2 * KEPT_BYTES_MAX);
     }
 
     #[test]

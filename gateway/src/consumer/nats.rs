@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::{AckKind, Context, Message};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{AckKind, Context, ErrorCode, Message};
 use async_nats::{Client, ConnectOptions, Request, StatusCode};
 
 use super::entry::{Command, Entry};
@@ -43,6 +44,15 @@ pub(super) async fn session(partition: &Partition, config: &NatsStream) -> Resul
         filter_subject: config.subjects[partition.index].to_string(),
         ..pull::Config::default()
     };
+    let read = partition.answer(subject_of(&context, &config.stream, &durable)).await?;
+    if let Some(other) = read.filter(|read| **read != *settings.filter_subject) {
+        let why = format!(
+            "the durable consumer {durable} has read the subject {other}, so what {} already has would be lost: \
+             give `subjects` their old order, or set another `durable`",
+            settings.filter_subject
+        );
+        return Err(why.into());
+    }
     partition.answer(context.create_consumer_on_stream(settings, &*config.stream)).await?;
     partition.metrics.connected(partition.index);
     let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{durable}", config.stream);
@@ -54,7 +64,7 @@ pub(super) async fn session(partition: &Partition, config: &NatsStream) -> Resul
         let entry = entry(&message)?;
         let mut held = Held { partition, message, due: Due::new(partition.config.ack_wait) };
         // It is out as of now.
-        held.due.is(partition.clock.at());
+        held.due.begin(partition.clock.at());
         match partition.carry_out(&[entry], &mut held).await {
             Ok(()) => {}
             Err(Interrupted::Stopping) => {
@@ -68,6 +78,19 @@ pub(super) async fn session(partition: &Partition, config: &NatsStream) -> Resul
     // What was said last is sent.
     let _ = partition.answer(client.flush()).await;
     Ok(())
+}
+
+/// The subject of a durable consumer, if there is this consumer.
+async fn subject_of(context: &Context, stream: &str, durable: &str) -> Result<Option<String>, ConsumerError> {
+    match context.get_consumer_from_stream::<pull::Config, _, _>(durable, stream).await {
+        Ok(found) => Ok(Some(found.cached_info().config.filter_subject.clone())),
+        Err(error) => match error.kind() {
+            ConsumerErrorKind::JetStream(why) if why.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(error),
+        },
+    }
 }
 
 async fn connect(partition: &Partition, config: &NatsStream) -> Result<Client, Box<str>> {
@@ -96,7 +119,8 @@ async fn connect(partition: &Partition, config: &NatsStream) -> Result<Client, B
     };
     // The client verifies the certificate for the name that it connects to, and looks that name up by itself.
     let addresses: Vec<String> = if config.tls {
-        options = options.require_tls(true).tls_client_config(dialer.tls_config().await?);
+        let settings = partition.answer(dialer.tls_config()).await?;
+        options = options.require_tls(true).tls_client_config(settings);
         let host =
             if config.host.contains(':') { format!("[{}]", config.host) } else { config.host.to_string() };
         vec![format!("tls://{host}:{}", config.port)]
@@ -149,6 +173,10 @@ fn entry(message: &Message) -> Result<Entry, Box<str>> {
 
 impl Hold for Held<'_> {
     async fn keep(&mut self) -> Result<(), Box<str>> {
+        // NATS accepts a sign of life for an entry that it has given to another gateway.
+        if self.due.is_over(self.partition.clock.at()) {
+            return Err("another gateway has the entry, because this one was too slow".into());
+        }
         if self.due.is(self.partition.clock.at()) {
             self.partition.answer(self.message.ack_with(AckKind::Progress)).await?;
         }

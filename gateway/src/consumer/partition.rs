@@ -23,6 +23,9 @@ use crate::telemetry::consumer::ConsumerMetrics;
 /// Limit of the pause before the second attempt of anything.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
+/// How often a gateway looks whether a partition that another one holds is free.
+pub(super) const STANDBY: Duration = Duration::from_secs(1);
+
 /// One partition of a consumer.
 pub(super) struct Partition {
     pub(super) name: Box<str>,
@@ -102,22 +105,32 @@ impl<H: Hold> Batch<'_, H> {
 
 /// Says when the next sign of life is due.
 pub(super) struct Due {
-    every: Duration,
-    next: Duration,
+    ack_wait: Duration,
+    last: Option<Duration>,
 }
 
 impl Due {
     pub(super) fn new(ack_wait: Duration) -> Self {
-        Self { every: ack_wait / 4, next: Duration::ZERO }
+        Self { ack_wait, last: None }
+    }
+
+    /// One is given now.
+    pub(super) fn begin(&mut self, now: Duration) {
+        self.last = Some(now);
     }
 
     /// Whether it is due now; the next one is due a while later.
     pub(super) fn is(&mut self, now: Duration) -> bool {
-        let due = now >= self.next;
+        let due = self.last.is_none_or(|last| now >= last + self.ack_wait / 4);
         if due {
-            self.next = now + self.every;
+            self.begin(now);
         }
         due
+    }
+
+    /// Whether the last one was so long ago that another gateway has taken over.
+    pub(super) fn is_over(&self, now: Duration) -> bool {
+        self.last.is_some_and(|last| now >= last + self.ack_wait)
     }
 }
 
@@ -150,7 +163,7 @@ impl Partition {
     async fn session(&self) -> Result<(), Box<str>> {
         match &self.config.source {
             Source::Redis(streams) => redis_stream::session(self, streams).await,
-            Source::Nats(stream) => nats::session(self, stream).await,
+            Source::Nats(stream) => Box::pin(nats::session(self, stream)).await,
             Source::Postgres(outbox) => postgres::session(self, outbox).await,
         }
     }
@@ -168,14 +181,25 @@ impl Partition {
     }
 
     /// Carries out entries in order and acknowledges them: all of them, or those before the one at which it
-    /// was interrupted. While an entry is refused, those before it are acknowledged already.
+    /// was interrupted: by a drain after the entry that is under way. While an entry is refused, those before
+    /// it are acknowledged already.
     pub(super) async fn carry_out<H: Hold>(
         &self,
         entries: &[Entry],
         hold: &mut H,
     ) -> Result<(), Interrupted> {
         let mut batch = Batch { entries, settled: 0, acknowledged: 0, hold };
+        // Keys are remembered for a time: the less is not acknowledged, the less may come again.
+        let mut acknowledging = Due::new(self.config.ack_wait);
+        acknowledging.begin(self.clock.at());
         for entry in entries {
+            if self.stop.is_set() {
+                batch.acknowledge().await?;
+                return Err(Interrupted::Stopping);
+            }
+            if acknowledging.is(self.clock.at()) {
+                batch.acknowledge().await?;
+            }
             self.metrics.took(self.index, entry.at);
             match self.settle(entry, &mut batch).await {
                 Ok(()) => batch.settled += 1,
@@ -204,7 +228,7 @@ impl Partition {
             }
             Err(unreadable) => return self.bury(entry, 0, &unreadable.why, batch).await,
         };
-        let key = format!("{}:{}", self.name, entry.id);
+        let key = self.config.source.key(&self.name, self.index, &entry.id);
         let time = self.config.ack_wait / 3;
         for attempt in 1.. {
             batch.hold.keep().await?;
@@ -272,5 +296,22 @@ impl Partition {
             () = sleep(pause) => Ok(()),
             () = self.stop.wait() => Err(Interrupted::Stopping),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_of_life_is_due_four_times_and_what_was_silent_for_longer_is_lost() {
+        let second = Duration::from_secs;
+        let mut due = Due::new(second(8));
+        assert!(!due.is_over(second(100)), "nothing is held");
+        assert!(due.is(second(100)));
+        assert!(!due.is(second(101)));
+        assert!(due.is(second(102)));
+        assert!(!due.is_over(second(109)));
+        assert!(due.is_over(second(110)));
     }
 }

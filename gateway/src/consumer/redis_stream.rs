@@ -1,8 +1,9 @@
 //! Entries of a stream of Redis.
 //!
-//! All gateways read as the same consumer of the group, but only the one that has the lease of the stream.
-//! What is to be carried out is always what the group has pending, in its order: reading new entries only
-//! makes them pending. So entries whose delivery got lost, or whose gateway ended, come before newer ones.
+//! All gateways read as the same consumer of the group, but only the one that has the lease of the stream. One
+//! script checks the lease and takes entries: first what the group has pending, in its order, and then new
+//! ones, which it makes pending. So entries whose delivery got lost, or whose gateway ended, come before newer
+//! ones. The script bounds the bytes of what it returns.
 
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value, cmd};
 use tokio::time::sleep;
 
-use super::entry::{Command, Entry};
-use super::partition::{Due, Hold, Interrupted, Partition};
+use super::entry::{BATCH_BYTES_MAX, COMMAND_BYTES_MAX, Command, Entry};
+use super::partition::{Due, Hold, Interrupted, Partition, STANDBY};
 use crate::backplane::redis::{call, client, settings};
 use crate::config::RedisStreams;
 
@@ -23,10 +24,19 @@ const BLOCK: Duration = Duration::from_millis(400);
 const CONSUMER: &str = "gateway";
 
 /// Takes or prolongs the lease `KEYS[1]` as `ARGV[1]` for `ARGV[2]` milliseconds. 1 if it is ours.
-const TAKE: &str = "
+const TAKE_LEASE: &str = "
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 return 0";
+
+/// Prolongs the lease `KEYS[1]` of `ARGV[1]` to `ARGV[2]` milliseconds. 1 if it is ours. One that has expired
+/// is not taken again: another gateway may have had it meanwhile.
+const PROLONG: &str = "
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0";
+
+/// Takes entries.
+const TAKE: &str = include_str!("redis_stream/take.lua");
 
 /// Gives the lease `KEYS[1]` of `ARGV[1]` back.
 const GIVE_BACK: &str = "
@@ -40,6 +50,8 @@ struct Held<'l> {
     connection: MultiplexedConnection,
     stream: &'l str,
     lease: String,
+    /// Whose lease it is: another consumer of this gateway is somebody else.
+    holder: String,
     due: Due,
 }
 
@@ -58,6 +70,7 @@ pub(super) async fn session(partition: &Partition, config: &RedisStreams) -> Res
         connection,
         stream,
         lease: format!("{stream}:lease:{}", config.group),
+        holder: format!("{}:{}", partition.node, partition.name),
         due: Due::new(partition.config.ack_wait),
     };
     held.make_group().await?;
@@ -66,7 +79,7 @@ pub(super) async fn session(partition: &Partition, config: &RedisStreams) -> Res
     match result {
         Ok(()) | Err(Interrupted::Stopping) => {
             // Otherwise the next gateway waits until it has expired.
-            let give_back = held.script(GIVE_BACK, &[&partition.node]);
+            let give_back = held.on_lease(GIVE_BACK, &[]);
             let _ = held.ask(&give_back).await;
             Ok(())
         }
@@ -76,40 +89,45 @@ pub(super) async fn session(partition: &Partition, config: &RedisStreams) -> Res
 
 impl Held<'_> {
     async fn work(&mut self) -> Result<(), Interrupted> {
-        let mut is_empty = false;
+        let (mut has_lease, mut is_empty) = (false, false);
         while !self.partition.stop.is_set() {
-            if !self.has_lease().await? {
-                // Another gateway is at work: look again when it may have ended.
+            if !has_lease {
+                has_lease = self.lease(TAKE_LEASE).await?;
                 is_empty = false;
+            }
+            if !has_lease {
+                // Another gateway is at work: look again when it may have ended.
                 self.partition.metrics.took(self.partition.index, 0);
                 tokio::select! {
-                    () = sleep(self.partition.config.ack_wait / 4) => (),
+                    () = sleep(STANDBY.min(self.partition.config.ack_wait / 4)) => (),
                     () = self.partition.stop.wait() => (),
                 }
                 continue;
             }
             if is_empty {
                 self.partition.metrics.took(self.partition.index, 0);
-                self.read().await?;
+                self.wait_for_one().await?;
             }
-            let (entries, more) = self.pending().await?;
+            has_lease = !self.due.is(self.partition.clock.at()) || self.lease(PROLONG).await?;
+            if !has_lease {
+                continue;
+            }
+            let Some((entries, more)) = self.take().await? else {
+                has_lease = false;
+                continue;
+            };
             is_empty = entries.is_empty() && !more;
             self.partition.carry_out(&entries, self).await?;
         }
         Ok(())
     }
 
-    async fn has_lease(&mut self) -> Result<bool, Box<str>> {
-        if !self.due.is(self.partition.clock.at()) {
-            return Ok(true);
-        }
+    /// Takes or prolongs the lease; whether it is ours.
+    async fn lease(&mut self, script: &str) -> Result<bool, Box<str>> {
         let time = self.partition.config.ack_wait.as_millis().to_string();
-        let take = self.script(TAKE, &[&self.partition.node, &time]);
-        let taken = self.ask(&take).await? == Value::Int(1);
-        if !taken {
-            self.due = Due::new(self.partition.config.ack_wait);
-        }
-        Ok(taken)
+        let asked = self.on_lease(script, &[&time]);
+        self.due.begin(self.partition.clock.at());
+        Ok(self.ask(&asked).await? == Value::Int(1))
     }
 
     async fn make_group(&mut self) -> Result<(), Box<str>> {
@@ -122,41 +140,58 @@ impl Held<'_> {
         }
     }
 
-    /// Waits for new entries and makes them pending.
-    async fn read(&mut self) -> Result<(), Box<str>> {
+    /// Waits for a new entry and makes it pending. Only one: whatever its size, it is read whole.
+    async fn wait_for_one(&mut self) -> Result<(), Box<str>> {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(&*self.config.group).arg(CONSUMER);
-        read.arg("COUNT").arg(self.partition.config.batch_max).arg("BLOCK").arg(BLOCK.as_millis() as u64);
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(BLOCK.as_millis() as u64);
         read.arg("STREAMS").arg(self.stream).arg(">");
         let time = self.partition.config.timeout + BLOCK;
         let answer = call(&mut self.connection, &read, time).await;
-        answer.map(drop).map_err(|cause| cause.to_string().into())
+        answer.map(drop).map_err(|cause| explained(&cause.to_string()))
     }
 
-    /// The first entries that are pending, and whether there may be more.
-    async fn pending(&mut self) -> Result<(Vec<Entry>, bool), Box<str>> {
-        let mut claim = cmd("XAUTOCLAIM");
-        claim.arg(self.stream).arg(&*self.config.group).arg(CONSUMER).arg(0).arg("0-0");
-        claim.arg("COUNT").arg(self.partition.config.batch_max);
-        let answer = self.ask(&claim).await?;
-        parse(answer).ok_or_else(|| "an answer to XAUTOCLAIM that this gateway does not understand".into())
+    /// The first entries, and whether there may be more. `None` without the lease.
+    async fn take(&mut self) -> Result<Option<(Vec<Entry>, bool)>, Box<str>> {
+        let mut take = cmd("EVAL");
+        take.arg(TAKE).arg(2).arg(self.stream).arg(&self.lease).arg(&self.holder).arg(&*self.config.group);
+        take.arg(self.partition.config.batch_max).arg(BATCH_BYTES_MAX).arg(COMMAND_BYTES_MAX);
+        match self.ask(&take).await? {
+            Value::Nil => Ok(None),
+            answer => {
+                let taken = parse(answer).ok_or("an answer that this gateway does not understand")?;
+                Ok(Some(taken))
+            }
+        }
     }
 
-    fn script(&self, script: &str, arguments: &[&str]) -> Cmd {
+    fn on_lease(&self, script: &str, arguments: &[&str]) -> Cmd {
         let mut eval = cmd("EVAL");
-        eval.arg(script).arg(1).arg(&self.lease).arg(arguments);
+        eval.arg(script).arg(1).arg(&self.lease).arg(&self.holder).arg(arguments);
         eval
     }
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, Box<str>> {
         let answer = call(&mut self.connection, command, self.partition.config.timeout).await;
-        answer.map_err(|cause| cause.to_string().into())
+        answer.map_err(|cause| explained(&cause.to_string()))
+    }
+}
+
+/// What an error of Redis means for a consumer.
+fn explained(why: &str) -> Box<str> {
+    let is_of_cluster = ["MOVED ", "CLUSTERDOWN", "CROSSSLOT"].iter().any(|code| why.contains(code));
+    match is_of_cluster {
+        true => {
+            format!("{why}; this is a server of a Redis Cluster, and a consumer needs one that is not").into()
+        }
+        false => why.into(),
     }
 }
 
 impl Hold for Held<'_> {
     async fn keep(&mut self) -> Result<(), Box<str>> {
-        match self.has_lease().await? {
+        let is_due = self.due.is(self.partition.clock.at());
+        match !is_due || self.lease(PROLONG).await? {
             true => Ok(()),
             false => Err("another gateway has taken over the stream, because this one was too slow".into()),
         }
@@ -176,23 +211,15 @@ impl Hold for Held<'_> {
     }
 }
 
-/// The entries of an answer to XAUTOCLAIM, and whether it did not look at all that is pending.
+/// The entries of an answer of `take.lua`, and whether there may be more.
 fn parse(answer: Value) -> Option<(Vec<Entry>, bool)> {
     let Value::Array(answer) = answer else { return None };
-    let mut answer = answer.into_iter();
-    let (cursor, Value::Array(entries)) = (bytes(&answer.next()?)?.to_vec(), answer.next()?) else {
-        return None;
-    };
-    let mut parsed = Vec::with_capacity(entries.len());
-    for entry in entries {
-        match entry {
-            // Deleted from the stream while it was pending: an old server says so.
-            Value::Nil => {}
-            Value::Array(entry) => parsed.push(parse_entry(&entry)?),
-            _ => return None,
-        }
-    }
-    Some((parsed, cursor != b"0-0"))
+    let [Value::Int(more), Value::Array(entries)] = &answer[..] else { return None };
+    let entries = entries.iter().map(|entry| match entry {
+        Value::Array(entry) => parse_entry(entry),
+        _ => None,
+    });
+    Some((entries.collect::<Option<_>>()?, *more != 0))
 }
 
 fn parse_entry(entry: &[Value]) -> Option<Entry> {
@@ -224,18 +251,16 @@ mod tests {
     }
 
     #[test]
-    fn pending_entries_are_read_in_order_and_deleted_ones_are_left_out() {
+    fn entries_are_read_in_order_whatever_is_in_them() {
         let entry = |id: &str, fields: &[&str]| {
             Value::Array(vec![text(id), Value::Array(fields.iter().map(|field| text(field)).collect())])
         };
         let answer = Value::Array(vec![
-            text("7-0"),
+            Value::Int(1),
             Value::Array(vec![
                 entry("5-0", &["method", "publish", "payload", "{}"]),
-                Value::Nil,
                 entry("6-1", &["nonsense", "1"]),
             ]),
-            Value::Array(vec![text("4-0")]),
         ]);
         let (entries, more) = parse(answer).unwrap();
         assert!(more);
@@ -244,8 +269,14 @@ mod tests {
         assert_eq!(entries[0].command, Command::of(b"publish", b"{}"));
         assert_eq!(&*entries[1].id, "6-1");
         assert!(entries[1].command.is_err());
-        let nothing = Value::Array(vec![text("0-0"), Value::Array(vec![]), Value::Array(vec![])]);
+        let nothing = Value::Array(vec![Value::Int(0), Value::Array(vec![])]);
         assert_eq!(parse(nothing), Some((vec![], false)));
         assert_eq!(parse(Value::Nil), None);
+    }
+
+    #[test]
+    fn a_server_of_a_cluster_is_named_as_what_it_is() {
+        assert!(explained("MOVED 866 10.0.0.5:6379").contains("Redis Cluster"));
+        assert_eq!(&*explained("WRONGTYPE not a stream"), "WRONGTYPE not a stream");
     }
 }

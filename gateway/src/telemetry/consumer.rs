@@ -52,9 +52,9 @@ impl ConsumerMetrics {
         }
     }
 
-    /// Records that a partition has no connection, and why.
+    /// Records that a partition has no connection, and why. Another gateway may have its entries by now.
     pub fn disconnected(&self, partition: usize, why: &str) {
-        self.partitions[partition].connected.store(false, Relaxed);
+        self.left(partition);
         if let Some(also_since_last_line) = self.lines.take() {
             warn!(
                 also_since_last_line,
@@ -68,7 +68,12 @@ impl ConsumerMetrics {
 
     /// Records that a partition has ended with the process.
     pub fn ended(&self, partition: usize) {
+        self.left(partition);
+    }
+
+    fn left(&self, partition: usize) {
         self.partitions[partition].connected.store(false, Relaxed);
+        self.partitions[partition].paused.store(false, Relaxed);
         self.took(partition, 0);
     }
 
@@ -179,6 +184,18 @@ mod tests {
         metrics.retried(1, "7", 1, "busy", Duration::ZERO);
         assert_eq!(metrics.trouble().as_deref(), Some("consumer orders: 1 of 2 paused"));
         metrics.done(1);
+        assert_eq!(metrics.trouble(), None);
+    }
+
+    #[test]
+    fn an_entry_that_another_gateway_may_have_is_neither_paused_nor_late_here() {
+        let metrics = ConsumerMetrics::new("orders", 1);
+        metrics.connected(0);
+        metrics.took(0, 4_000);
+        metrics.retried(0, "7", 1, "busy", Duration::ZERO);
+        metrics.disconnected(0, "another gateway has taken over");
+        assert_eq!((metrics.paused(), metrics.lag(10_000)), (0, 0));
+        metrics.connected(0);
         assert_eq!(metrics.trouble(), None);
     }
 }

@@ -129,6 +129,42 @@ async fn buries(kind: Kind) {
     assert_eq!(entries(&gateway, "dead").await, 4.0);
 }
 
+/// Whatever is in an entry, those behind it are carried out.
+async fn gets_past_poison(kind: Kind) {
+    let queue = Queue::start(kind).await;
+    let gateway = queue.gateway(&format!("{RULES}\n{}", queue.settings("dead_letter = 'dead.jsonl'"))).await;
+    let poison = queue.put_poison().await;
+    queue.put(0, &[publish("news:1", 0)]).await;
+    is_whole(&gateway, &queue, "news:1", 1).await;
+    let text = std::fs::read_to_string(gateway.config().with_file_name("dead.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), poison);
+    assert!(text.len() < 2 << 20, "{} bytes of dead letters", text.len());
+    for line in text.lines() {
+        let is_kept = line.contains("\"payload\":") || line.contains("\"payload_base64\":");
+        assert!(is_kept, "of each entry the beginning is kept: {line}");
+    }
+}
+
+/// However large the entries are, only some megabytes of them are in memory.
+async fn takes_little_memory(kind: Kind) {
+    let queue = Queue::start(kind).await;
+    queue.put_large(100).await;
+    queue.put(0, &[publish("news:1", 0)]).await;
+    let gateway = queue.gateway(&format!("{RULES}\n{}", queue.settings("batch_max = 1000"))).await;
+    is_whole(&gateway, &queue, "news:1", 1).await;
+    assert_eq!(entries(&gateway, "dead").await, 100.0);
+    let at_rest = Gateway::start(RULES).await;
+    let more = peak(&gateway).saturating_sub(peak(&at_rest));
+    assert!(more < 60 << 10, "{more} KiB more than a gateway without consumers");
+}
+
+/// Peak of the memory of a gateway, in KiB.
+fn peak(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// The server of the queue is killed, and later frozen, while there is work.
 async fn survives_its_server(kind: Kind) {
     const COUNT: u64 = 1_500;
@@ -243,6 +279,71 @@ for_each_kind! {
     a_gateway_is_killed_in_the_middle_and_each_is_published_once => survives_the_gateway;
     it_pauses_while_the_backplane_refuses => pauses;
     another_gateway_takes_over_and_keeps_the_order => is_taken_over;
+    an_entry_of_any_content_does_not_stop_those_behind_it => gets_past_poison;
+    memory_is_bounded_in_bytes => takes_little_memory;
+}
+
+#[tokio::test]
+async fn entries_of_two_streams_with_the_same_id_are_both_published() {
+    let queue = Queue::start(Kind::Redis).await;
+    let Queue::Redis(redis) = &queue else { unreachable!() };
+    for (stream, number) in [("commands:0", "0"), ("commands:1", "1")] {
+        let payload = format!(r#"{{"channel":"news:1","data":{number}}}"#);
+        redis.ask(&["XADD", stream, "1700000000000-0", "method", "publish", "payload", &payload]).await;
+    }
+    let gateway = queue.gateway(&format!("{RULES}\n{}", queue.settings_of(2, ""))).await;
+    eventually_within(LONG, "an empty queue", async || (queue.left().await == 0).then_some(())).await;
+    has_published(&gateway, "news:1", 2).await;
+}
+
+#[tokio::test]
+async fn two_consumers_of_one_stream_do_not_both_carry_it_out() {
+    let queue = Queue::start(Kind::Redis).await;
+    let settings = queue.settings("");
+    // The configuration refuses the same URL twice.
+    let others = settings.replace("consumers.orders", "consumers.others").replace("127.0.0.1", "localhost");
+    let gateway = queue.gateway(&format!("{RULES}\n{settings}\n{others}")).await;
+    for consumer in ["orders", "others"] {
+        let series = format!("gateway_consumer_connected{{consumer=\"{consumer}\"}}");
+        eventually_within(LONG, "both to be connected", async || {
+            (gateway.metrics().await.get(&series) == 1.0).then_some(())
+        })
+        .await;
+    }
+    let entries: Vec<_> = (0..1_000).map(|number| publish("news:1", number)).collect();
+    queue.put(0, &entries).await;
+    is_whole(&gateway, &queue, "news:1", 1_000).await;
+}
+
+#[tokio::test]
+async fn subjects_of_nats_that_change_places_are_refused_before_an_entry_is_lost() {
+    let queue = Queue::start(Kind::Nats).await;
+    let settings = queue.settings_of(2, "");
+    let mut gateway = queue.gateway(&format!("{RULES}\n{settings}")).await;
+    until_gauge(&gateway, "connected", 2.0).await;
+    queue.put(0, &[publish("news:1", 0)]).await;
+    is_whole(&gateway, &queue, "news:1", 1).await;
+    let changed = settings.replace("['commands.0', 'commands.1']", "['commands.1', 'commands.0']");
+    assert_ne!(changed, settings);
+    gateway.restart_with(&format!("{RULES}\n{changed}")).await;
+    let line = gateway.log().wait(&["consumer not connected"]).await;
+    assert!(line.text.contains("has read the subject commands."), "{}", line.text);
+}
+
+#[tokio::test]
+async fn an_order_to_a_client_is_acknowledged_when_the_backplane_has_it() {
+    let (redis, queue) = (Redis::start().await, Queue::start(Kind::Redis).await);
+    let settings = on(&redis, &queue.settings("ack_wait = '10m'\nmethods = ['disconnect']"));
+    let gateway = queue.gateway(&settings).await;
+    healthy(&gateway).await;
+    until_gauge(&gateway, "connected", 1.0).await;
+    redis.freeze().await;
+    queue.put(0, &[("disconnect".to_owned(), json!({ "user": "ann" }))]).await;
+    until_gauge(&gateway, "paused", 1.0).await;
+    assert_eq!((queue.left().await, entries(&gateway, "done").await), (1, 0.0));
+    redis.thaw();
+    eventually_within(LONG, "an empty queue", async || (queue.left().await == 0).then_some(())).await;
+    assert_eq!(entries(&gateway, "done").await, 1.0);
 }
 
 #[tokio::test]

@@ -135,6 +135,66 @@ impl Queue {
         }
     }
 
+    /// Puts into the first partition what hurts a careless reader, as far as the queue accepts that: entries
+    /// of 10 MB, without a value, without a time, and nested without end. Returns how many they are.
+    pub(super) async fn put_poison(&self) -> usize {
+        let nested =
+            format!(r#"{{"channel":"news:1","data":{}}}"#, ["[".repeat(50_000), "]".repeat(50_000)].concat());
+        match self {
+            Self::Redis(redis) => {
+                let huge = "redis.call('XADD', KEYS[1], '*', 'method', 'publish', 'payload', string.rep('x', 1e7)) \
+                            redis.call('XADD', KEYS[1], '*', 'method', string.rep('m', 1e7), 'payload', '{}') \
+                            redis.call('XADD', KEYS[1], '*', 'method', 'publish', 'payload', '\"\\255')";
+                redis.ask(&["EVAL", huge, "1", "commands:0"]).await;
+                redis.ask(&["XADD", "commands:0", "*", "method", "publish", "payload", &nested]).await;
+                let more = ["method", "publish", "payload", "{}", "trace", "7"];
+                redis.ask(&[&["XADD", "commands:0", "*"][..], &more].concat()).await;
+                5
+            }
+            Self::Postgres(postgres) => {
+                postgres
+                    .ask(
+                        "ALTER TABLE gateway_outbox ALTER method DROP NOT NULL, ALTER payload DROP NOT NULL, \
+                         ALTER created_at DROP NOT NULL; \
+                         INSERT INTO gateway_outbox (method, payload, created_at) VALUES \
+                         (NULL, '{}', now()), ('publish', NULL, now()), ('publish', '{}', NULL), \
+                         ('publish', '{}', 'infinity'), ('publish', '{}', '294276-12-31'), \
+                         ('publish', to_jsonb(repeat('x', 10000000)), now()), \
+                         (repeat('m', 10000000), '{}', now())",
+                    )
+                    .await;
+                7
+            }
+            Self::Nats(nats) => {
+                let nested = format!(r#"{{"method":"publish","payload":{nested}}}"#);
+                nats.put("commands.0", &[nested, String::new(), "\u{0}".to_owned()]).await;
+                3
+            }
+        }
+    }
+
+    /// Puts entries of a megabyte into the first partition, each with a method that does not exist.
+    pub(super) async fn put_large(&self, count: usize) {
+        match self {
+            Self::Redis(redis) => {
+                let add = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', \
+                           'method', 'unknown', 'payload', string.rep('x', 1000000)) end";
+                redis.ask(&["EVAL", add, "1", "commands:0", &count.to_string()]).await;
+            }
+            Self::Postgres(postgres) => {
+                let add = format!(
+                    "INSERT INTO gateway_outbox (method, payload) \
+                     SELECT 'unknown', to_jsonb(repeat('x', 1000000)) FROM generate_series(1, {count})"
+                );
+                postgres.ask(&add).await;
+            }
+            Self::Nats(nats) => {
+                let payload = json!({ "method": "unknown", "payload": "x".repeat(1_000_000) }).to_string();
+                nats.put("commands.0", &vec![payload; count]).await;
+            }
+        }
+    }
+
     /// How many commands are not acknowledged.
     pub(super) async fn left(&self) -> u64 {
         match self {

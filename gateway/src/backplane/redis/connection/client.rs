@@ -118,7 +118,7 @@ pub(crate) fn cause(error: &RedisError) -> Cause {
     match error.code() {
         Some(code) => refusal(code, error.detail().unwrap_or_default()),
         None if error.kind() == redis::ErrorKind::AuthenticationFailed => {
-            Cause::new(Trouble::Refused, "wrong `redis.username` or password")
+            Cause::new(Trouble::Refused, "wrong user name or password")
         }
         None => Cause::new(Trouble::Unreachable, error.to_string()),
     }
