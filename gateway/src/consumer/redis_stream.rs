@@ -1,9 +1,9 @@
 //! Entries of a stream of Redis.
 //!
-//! All gateways read as the same consumer of the group, but only the one that has the lease of the stream. One
-//! script checks the lease and takes entries: first what the group has pending, in its order, and then new
-//! ones, which it makes pending. So entries whose delivery got lost, or whose gateway ended, come before newer
-//! ones. The script bounds the bytes of what it returns.
+//! All gateways read as the same consumer of the group, but only the one that has the lease of the stream.
+//! One script checks the lease and takes entries: first what the group has pending, in its order, and then
+//! new ones, which it makes pending. So entries whose delivery got lost, or whose gateway ended, come before
+//! newer ones. The script bounds the bytes of what it returns.
 
 use std::time::Duration;
 

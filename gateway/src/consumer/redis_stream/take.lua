@@ -1,5 +1,6 @@
 -- Takes the first entries of the stream KEYS[1] that are not acknowledged, if the lease KEYS[2] is that of
--- ARGV[1]. ARGV[2]: group. ARGV[3]: number of entries. ARGV[4]: bytes of values after which no more are taken.
+-- ARGV[1]. ARGV[2]: group. ARGV[3]: number of entries. ARGV[4]: bytes of values after which no more are
+-- taken.
 -- ARGV[5]: bytes of a value that are returned; one more says that there are more. Of an entry eight names and
 -- values are returned. The reply is nothing without the lease, otherwise whether there may be more entries,
 -- and the entries.
