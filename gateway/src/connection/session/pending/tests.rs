@@ -36,7 +36,7 @@ use crate::protocol::command::HistoryQuery;
 use crate::protocol::emulation::EmulationRequest;
 use crate::protocol::push::Member;
 use crate::protocol::{Encoding, Framing};
-use crate::revocation::{Revocations, Subject, TOKEN_ID};
+use crate::revocation::{Revocations, TOKEN_ID};
 use crate::telemetry::metrics::Metrics;
 use crate::{backplane::Order, hub::signal::Signal};
 
