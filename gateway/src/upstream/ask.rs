@@ -102,8 +102,8 @@ impl Upstreams {
     /// Puts a question to an upstream. Never waits.
     ///
     /// `done` is called exactly once, on the outgoing runtime, within the upstream's `ask_timeout`: with the
-    /// body of an answer with a status 2xx, or with the reason why there is none. It must not block. It is not
-    /// called if the question waits until its client has gone.
+    /// body of an answer with a status 2xx, or with the reason why there is none. It must not block. It is
+    /// not called if the question waits until its client has gone.
     ///
     /// # Errors
     ///
@@ -132,8 +132,8 @@ impl Upstreams {
 
 type Done = Box<dyn FnOnce(Result<Bytes, AskError>) + Send>;
 
-/// A question that was accepted. Dropping it answers it with an error, so every question whose client is there
-/// has one answer, whatever becomes of the task that holds it.
+/// A question that was accepted. Dropping it answers it with an error, so every question whose client is
+/// there has one answer, whatever becomes of the task that holds it.
 struct Question {
     content: Content,
     /// `None` once it was answered.

@@ -372,35 +372,3 @@ async fn a_handshake_ends_at_its_deadline_also_while_a_backend_is_asked() {
     assert_eq!(closed.code, Some(3502));
     assert_eq!(endpoint.received().len(), 1, "no command ran meanwhile");
 }
-
-#[tokio::test]
-async fn clients_that_leave_before_they_are_admitted_keep_no_place_in_the_queue() {
-    let endpoint = Endpoint::start(|request, before| {
-        Reply::json(&answer(request)).after(Duration::from_secs(if before == 0 { 3 } else { 0 }))
-    })
-    .await;
-    let upstream = "ask_timeout = '20s'\nasks_in_flight_max = 1\nasks_waiting_max = 4";
-    let gateway = Gateway::start(&config(&endpoint, upstream)).await;
-    let waiting = async || gateway.metrics().await.get("gateway_upstream_asks_waiting{upstream=\"back\"}");
-    let asks = async || {
-        let mut client = Client::open(gateway.address()).await;
-        client.command("connect", json!({})).await;
-        client
-    };
-    let first = asks().await;
-    endpoint.wait_for(1).await;
-    let mut leave = Vec::new();
-    for number in 1..=4 {
-        leave.push(asks().await);
-        eventually("it waits", async || (waiting().await == f64::from(number)).then_some(())).await;
-    }
-    for client in leave {
-        client.close().await;
-    }
-    let open = async || gateway.metrics().await.get("gateway_connections");
-    eventually("they have gone", async || (open().await == 1.0).then_some(())).await;
-    let client = within("its turn", Client::connect(&gateway)).await;
-    assert!(client.hello["data"].is_object(), "{}", client.hello);
-    assert_eq!(asked(&endpoint, "/app/connect").len(), 2, "nobody is asked about clients that have gone");
-    drop(first);
-}

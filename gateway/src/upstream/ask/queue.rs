@@ -1,6 +1,6 @@
 //! [`AskQueue`] holds the questions of one upstream that wait to be sent. Workers fill it, one task empties
-//! it. A question whose client has gone is not sent: clients that come, ask and leave would otherwise fill the
-//! queue beyond what the limits of connections allow.
+//! it. A question whose client has gone is not sent: clients that come, ask and leave would otherwise fill
+//! the queue beyond what the limits of connections allow.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
