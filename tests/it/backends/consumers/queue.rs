@@ -201,9 +201,10 @@ impl Queue {
             Self::Redis(redis) => {
                 let mut left = 0;
                 for stream in ["commands:0", "commands:1"] {
-                    // The number of the pending ones, and those that were never read.
-                    let read =
-                        "local g = redis.call('XINFO', 'GROUPS', KEYS[1])[1]; return g[6] + (g[12] or 0)";
+                    // The number of the pending ones, and those that were never read: all before the gateway
+                    // has made its group.
+                    let read = "local g = redis.call('XINFO', 'GROUPS', KEYS[1])[1]; \
+                        if not g then return redis.call('XLEN', KEYS[1]) end; return g[6] + (g[12] or 0)";
                     let count = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end; ";
                     let answer = redis.ask(&["EVAL", &format!("{count}{read}"), "1", stream]).await;
                     left += u64::try_from(answer.number()).unwrap();
