@@ -52,7 +52,7 @@ fn the_settings_say_which_claims_make_the_identity() {
 fn the_gateway_learns_which_token_it_is() {
     let token_of = |more: serde_json::Value| {
         let mut claims = json!({"sub": "42", "exp": NOW + 60});
-        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claims.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         token(&claims)
     };
     let expected = Connect::accept("42").token(Some("t1"), Some(NOW - 1)).expires_at(NOW + 60);
