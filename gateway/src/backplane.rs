@@ -32,8 +32,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::inbox::{Delivery, Inbox};
 use self::input::{Input, InputOutcome};
-pub use self::order::{Only, Order, Overrides, SubscribeOptions, Why};
+pub use self::order::{Only, Order, SubscribeOptions, Why};
 use crate::ask::Answer;
+pub use crate::ask::Overrides;
 use crate::charge::Charge;
 use crate::config::Namespace;
 use crate::connection_id::ConnectionIds;

@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Consumer};
 use crate::protocol::delta::KEPT_BYTES_MAX;
 use crate::resources::{self, Memory, show};
 
@@ -67,6 +67,7 @@ impl Budget {
                 config.redis.as_ref().map_or(0, |redis| redis.questions_bytes_max as u64),
             ),
             ("upstreams", upstreams.sum()),
+            ("consumers", config.consumers.values().map(Consumer::memory_max).sum()),
             ("plugins", plugins),
             ("plugins.compile_bytes_max, for the time of a compile", config.plugins.compile_bytes_max as u64),
         ])
@@ -141,6 +142,9 @@ mod tests {
         namespace.delta = true;
         config.namespaces.named.insert("prices".into(), namespace.into());
         assert_eq!(Budget::of(&config, 7 << 20).sum(), (100 + 5 + 2 + 7 + 64 + 32) << 20);
+        let text = "[consumers.a]\nkind = 'redis-stream'\nurl = 'redis://h'\nstreams = ['s', 't']";
+        config.consumers = Config::parse(text, "test").expect("settings").consumers;
+        assert_eq!(Budget::of(&config, 7 << 20).sum(), (100 + 5 + 2 + 7 + 64 + 32 + 16) << 20);
         config.memory.inbox_bytes_max = usize::MAX;
         assert_eq!(Budget::of(&config, 0).sum(), u64::MAX, "and never less because it is too much to count");
     }

@@ -12,7 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
 use tokio::task::spawn_blocking;
+
+/// Encodes what was given up as one line.
+pub(crate) fn line(letter: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(letter).expect("texts and numbers have a form in JSON");
+    line.push(b'\n');
+    line
+}
 
 /// How often a file that was taken away at the moment it was opened is opened again.
 const TAKEN_AWAY_MAX: usize = 10;

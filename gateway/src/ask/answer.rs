@@ -89,7 +89,8 @@ pub struct Subscribed {
     pub overrides: Overrides,
 }
 
-/// Settings of one subscription; `None` for that of the namespace.
+/// Settings of one subscription in place of those of its namespace; `None` for that of the namespace. What a
+/// namespace does not have, no subscription can have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Whether the client is listed as a member.
@@ -100,7 +101,7 @@ pub struct Overrides {
     pub push_join_leave: Option<bool>,
     /// Whether it can recover.
     pub recovery: Option<bool>,
-    /// Whether its position is tracked.
+    /// Whether the gateway tracks its position. It does that for every client that can recover.
     pub positioning: Option<bool>,
 }
 

@@ -22,16 +22,6 @@ pub trait OccupancyObserver: Send + Sync {
     fn vacated(&self, channel: &Channel);
 }
 
-/// An observer that needs no notification.
-#[derive(Debug, Clone, Copy)]
-pub struct Nobody;
-
-impl OccupancyObserver for Nobody {
-    fn occupied(&self, _: &Channel) {}
-
-    fn vacated(&self, _: &Channel) {}
-}
-
 /// Tells an observer of the channels whose namespace asks for it, and counts.
 pub struct Teller {
     config: Arc<Config>,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::ask::Overrides;
 use crate::protocol::channel::Channel;
 use crate::protocol::code::Close;
 use crate::protocol::command::Position;
@@ -65,22 +66,6 @@ pub struct SubscribeOptions {
     pub expires_at: Option<u64>,
     /// Settings in place of those of the namespace.
     pub overrides: Overrides,
-}
-
-/// Settings of one subscription in place of those of its namespace; `None` for that of the namespace. What a
-/// namespace does not have, no subscription can have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Overrides {
-    /// Whether the client is listed as a member.
-    pub presence: Option<bool>,
-    /// Whether others are told that the client joins and leaves.
-    pub join_leave: Option<bool>,
-    /// Whether the client is told that others join and leave.
-    pub push_join_leave: Option<bool>,
-    /// Whether the client can recover.
-    pub recovery: Option<bool>,
-    /// Whether the gateway tracks the client's position. It does that for every client that can recover.
-    pub positioning: Option<bool>,
 }
 
 impl Order {

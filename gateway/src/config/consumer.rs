@@ -174,6 +174,14 @@ impl Source {
 }
 
 impl Consumer {
+    /// Bytes of entries after which no more are taken at a time.
+    pub const BATCH_BYTES_MAX: usize = 4 << 20;
+
+    /// Maximum bytes of memory for entries: as they were received, and as they were read.
+    pub fn memory_max(&self) -> u64 {
+        2 * (Self::BATCH_BYTES_MAX * self.partitions()) as u64
+    }
+
     /// What is carried out at the same time, each in order: streams, subjects or partitions.
     pub fn partitions(&self) -> usize {
         match &self.source {

@@ -5,10 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::config;
+use crate::dead_letters;
+
 /// Maximum length of a command, as for a request to the API.
 pub(super) const COMMAND_BYTES_MAX: usize = 1 << 20;
 /// Bytes of entries after which no more are taken at a time.
-pub(super) const BATCH_BYTES_MAX: usize = 4 << 20;
+pub(super) const BATCH_BYTES_MAX: usize = config::Consumer::BATCH_BYTES_MAX;
 /// Bytes that are kept of an entry that is no command, for the dead letters.
 pub(super) const KEPT_BYTES_MAX: usize = 64 << 10;
 
@@ -173,7 +176,7 @@ impl Letter<'_> {
         };
         let text = std::str::from_utf8(content).ok().filter(|text| !text.contains(['\n', '\r']));
         let payload = text.and_then(|text| serde_json::from_str(text).ok());
-        let line = Line {
+        dead_letters::line(&Line {
             id: &self.entry.id,
             consumer: self.consumer,
             entered_at: self.entry.at,
@@ -183,10 +186,7 @@ impl Letter<'_> {
             method,
             payload_base64: payload.is_none().then(|| STANDARD.encode(content)),
             payload,
-        };
-        let mut bytes = serde_json::to_vec(&line).expect("texts and numbers have a form in JSON");
-        bytes.push(b'\n');
-        bytes
+        })
     }
 }
 

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use super::Upstreams;
 use crate::clock::Clock;
 use crate::egress;
-use crate::seldom::seldom;
 use crate::telemetry::target::AskOutcome;
 use crate::telemetry::upstream::UpstreamMetrics;
 
@@ -51,7 +50,7 @@ pub enum AskError {
     #[error("too many questions are under way; raise `asks_in_flight_max` if the upstream can take more")]
     Busy,
     /// Every target fails, and the gateway leaves them alone for a while.
-    #[error("no target of the upstream is up")]
+    #[error("no target of the upstream is up; `gateway upstream list` shows each")]
     BreakerOpen,
     /// The upstream may have seen the question.
     #[error("no complete answer in time")]
@@ -123,8 +122,8 @@ impl Upstreams {
             Err(AskError::BreakerOpen)
         };
         if let Err(error) = &put {
+            // Whoever asks logs it, and knows what comes of it.
             upstream.metrics.asks.count(error.outcome());
-            seldom!(warn, upstream = &*upstream.name, %error, "question to an upstream refused");
         }
         put
     }
@@ -181,7 +180,6 @@ impl Question {
             Err(error) => {
                 let upstream = self.metrics.name();
                 tracing::debug!(upstream, id = &*self.content.id, %error, "question not answered");
-                seldom!(warn, upstream, %error, "questions to an upstream are not answered");
                 error.outcome()
             }
         };

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Event;
 use super::record::Record;
+use crate::dead_letters;
 
 /// An event that was given up.
 pub(super) struct Letter<'a> {
@@ -29,16 +30,13 @@ struct Line<'a> {
 impl Letter<'_> {
     /// Encodes it as JSON, with the line end.
     pub(super) fn line(&self) -> Vec<u8> {
-        let line = Line {
+        dead_letters::line(&Line {
             upstream: self.upstream,
             event: Record::of(self.event),
             given_up_at: self.at,
             attempts: self.attempts,
             why: self.why,
-        };
-        let mut bytes = serde_json::to_vec(&line).expect("texts and numbers have a form in JSON");
-        bytes.push(b'\n');
-        bytes
+        })
     }
 }
 

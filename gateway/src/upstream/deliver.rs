@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::batch::Form;
 use super::dead::Letter;
 use super::handover::{Handover, Job};
 use super::queue::{Taken, Waiting};
 use super::sign::signature;
-use super::{Event, Kind, Stop, USER_AGENT, Upstream, record};
+use super::{Event, Kind, Stop, USER_AGENT, Upstream, record, targets};
 use crate::backoff::pause;
 use crate::clock::Clock;
 use crate::config::SigningKey;
@@ -98,7 +98,7 @@ impl Delivery {
                     self.settle(ended.unwrap_or_else(|()| vec![(events, Some(panicked()))])).await;
                 }
                 () = self.upstream.queue.arrived() => (),
-                () = end(at) => (),
+                () = targets::until(at) => (),
                 changed = stop.changed(), if until.is_none() => {
                     if changed.is_err() {
                         // The sender of `stop` has gone, so this task ends too.
@@ -112,7 +112,7 @@ impl Delivery {
                     self.handover.when_written(sender);
                     let _ = timeout(SETTLED_WITHIN, written).await;
                 }
-                () = end(until) => break,
+                () = targets::until(until) => break,
             }
         }
         sending.shutdown().await;
@@ -176,14 +176,6 @@ impl Delivery {
                 Err(_) => self.upstream.metrics.given_up_unwritten(event.kind.index(), &event.id, why),
             }
         }
-    }
-}
-
-/// Waits until this moment; forever if there is none.
-async fn end(until: Option<Instant>) {
-    match until {
-        Some(until) => sleep_until(until.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::decision::Permit;
 use super::{Core, Effects, State, Subscription, fail};
 use crate::ask::{self, Answer};
-use crate::backplane::{Overrides, SubscribeOptions};
+use crate::backplane::SubscribeOptions;
 use crate::clock::Now;
 use crate::config::AskFailure;
 use crate::connection::effect::{About, Ask, Effect};
@@ -320,7 +320,5 @@ fn denied() -> Refusal {
 
 fn options(subscribed: ask::Subscribed) -> SubscribeOptions {
     let ask::Subscribed { info, data, expires_at, overrides } = subscribed;
-    let ask::Overrides { presence, join_leave, push_join_leave, recovery, positioning } = overrides;
-    let overrides = Overrides { presence, join_leave, push_join_leave, recovery, positioning };
     SubscribeOptions { info, data, recover: None, expires_at, overrides }
 }

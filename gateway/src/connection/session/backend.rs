@@ -158,10 +158,8 @@ impl Session {
 
 /// The headers of a request: what the configuration passes on of the handshake.
 fn headers(client: &Client, passed: &[Box<str>]) -> Vec<(Box<str>, Bytes)> {
-    let mut headers = vec![("content-type".into(), Bytes::from_static(b"application/json"))];
     let passed = client.headers.iter().filter(|(name, _)| passed.contains(name));
-    headers.extend(passed.map(|(name, value)| (name.clone(), Bytes::copy_from_slice(value.as_bytes()))));
-    headers
+    passed.map(|(name, value)| (name.clone(), Bytes::copy_from_slice(value.as_bytes()))).collect()
 }
 
 /// Reads an answer. `None` if it is not usable, with a log line.
